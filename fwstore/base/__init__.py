@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, ids, clocks, configuration and units. Standard library only."""

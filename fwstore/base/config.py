@@ -1,0 +1,73 @@
+"""The one door for the environment, and the limits and defaults that are passed down.
+
+Invariant: configuration is a few frozen values made at the public entry and handed down; nothing
+below reads the environment or a module global.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fwstore.base.units import GIB, KIB, MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that a user may change; every queue, buffer and wait in fwstore obeys one of them.
+
+    Attributes:
+        threads: Worker threads of one process; 0 means one per core, at least 2, at most 16.
+        staging_bytes: Most host memory held by staged copies of states; 0 means no bound.
+        inflight_bytes: Most bytes encoded but not yet acknowledged by the store.
+        read_bytes: Most bytes fetched but not yet delivered, on load.
+        pack_bytes: Size at which a pack is finished and the next one begun.
+        part_bytes: Size of one uploaded part of a pack.
+        read_request_bytes: Largest single ranged read.
+        read_gap_bytes: Unwanted bytes that are read through rather than starting another request.
+        commit_timeout_s: Longest wait for the other ranks of one save.
+        request_timeout_s: Longest time for one store request, its retries included.
+    """
+
+    threads: int = 0
+    staging_bytes: int = 0
+    inflight_bytes: int = 256 * MIB
+    read_bytes: int = 128 * MIB
+    pack_bytes: int = 256 * MIB
+    part_bytes: int = 32 * MIB
+    read_request_bytes: int = 16 * MIB
+    read_gap_bytes: int = 256 * KIB
+    commit_timeout_s: float = 600.0
+    request_timeout_s: float = 120.0
+
+    def worker_threads(self) -> int:
+        """Return the number of worker threads to start."""
+        return self.threads or max(2, min(16, os.cpu_count() or 1))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A snapshot of the environment variables that fwstore understands."""
+
+    variables: Mapping[str, str]
+
+    def text(self, name: str) -> str | None:
+        """Return a variable, or None when it is unset or empty."""
+        return self.variables.get(name) or None
+
+    def integer(self, name: str) -> int | None:
+        """Return a variable that holds a whole number, or None when unset or not a number."""
+        value = self.text(name)
+        return int(value) if value is not None and value.lstrip("-").isdigit() else None
+
+
+def system_environment() -> Environment:
+    """Return the environment of this process as it is now."""
+    return Environment(dict(os.environ))
+
+
+ROOT_BYTES_MAX = 256 * KIB
+LEAF_BYTES_MAX = 4 * MIB
+RECORD_BYTES_MAX = 16 * KIB
+PLAIN_STATE_BYTES_MAX = 1 * GIB

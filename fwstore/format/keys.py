@@ -1,0 +1,194 @@
+"""Every object key of a store, made and parsed in this one place.
+
+Invariant: keys are injective: two different things never share a key, and what `parse_pack_key` and
+`parse_snapshot_id` accept is exactly what this module makes. The layout is section "Keys" of
+docs/spec/format.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fwstore.base.errors import Corrupt
+
+SITE_KEY = "fwstore.json"
+CATALOG_PREFIX = "catalog/"
+_SLOTS_PER_FOLDER = 1000
+
+_LINEAGE = r"(?P<name>[A-Za-z0-9][A-Za-z0-9._/-]*)@(?P<generation>[1-9][0-9]*)"
+_PACK = re.compile(
+    rf"packs/{_LINEAGE}/(?P<spread>[0-9a-f]{{2}})/t(?P<term>[0-9]+)-s(?P<save>[0-9]+)"
+    r"-r(?P<rank>[0-9]{6,})-(?P<number>[0-9]+)-(?P<token>[0-9a-f]{16})(?:\.(?P<incarnation>[1-9][0-9]*))?"
+)
+_SNAPSHOT = re.compile(r"(?P<step>[0-9]{12,})-t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<token>[0-9a-f]{16})")
+_CATALOG = re.compile(rf"catalog/{_LINEAGE}")
+
+
+@dataclass(frozen=True, slots=True)
+class PackName:
+    """The parts of a pack key."""
+
+    name: str
+    generation: int
+    spread: int
+    term: int
+    save: int
+    rank: int
+    number: int
+    token: str
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotId:
+    """The parts of a snapshot id: `step` orders for people, `term` and `save` for the protocol."""
+
+    step: int
+    term: int
+    save: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.step:012d}-t{self.term}-s{self.save}-{self.token}"
+
+
+@dataclass(frozen=True, slots=True)
+class LineageKeys:
+    """The keys of one generation of a lineage."""
+
+    name: str
+    generation: int
+
+    @property
+    def label(self) -> str:
+        """The name with its generation, as it stands in keys."""
+        return f"{self.name}@{self.generation}"
+
+    @property
+    def catalog(self) -> str:
+        """Key of the create-once lineage object."""
+        return f"{CATALOG_PREFIX}{self.label}"
+
+    @property
+    def meta(self) -> str:
+        """Prefix of all metadata of the lineage."""
+        return f"meta/{self.label}/"
+
+    @property
+    def packs(self) -> str:
+        """Prefix of all packs of the lineage."""
+        return f"packs/{self.label}/"
+
+    @property
+    def terms(self) -> str:
+        """Prefix of votes and receipts."""
+        return f"{self.meta}_term/"
+
+    @property
+    def log(self) -> str:
+        """Prefix of the slots, summaries and the hint."""
+        return f"{self.meta}_log/"
+
+    @property
+    def snapshots(self) -> str:
+        """Prefix of the manifests of all snapshots."""
+        return f"{self.meta}_snap/"
+
+    @property
+    def hint(self) -> str:
+        """Key of the advisory object that names a recent slot."""
+        return f"{self.log}hint"
+
+    def vote(self, term: int) -> str:
+        """Key of this witness's vote in a term."""
+        return f"{self.terms}{term:08d}"
+
+    def receipt(self, term: int) -> str:
+        """Key of the receipt that the winner of a term leaves before it opens."""
+        return f"{self.terms}{term:08d}.open"
+
+    def slot(self, sequence: int) -> str:
+        """Key of a log slot."""
+        return f"{self.log}{sequence // _SLOTS_PER_FOLDER:06d}/{sequence % _SLOTS_PER_FOLDER:03d}"
+
+    def slot_folder(self, sequence: int) -> str:
+        """Prefix of the folder that holds a slot and its neighbours."""
+        return f"{self.log}{sequence // _SLOTS_PER_FOLDER:06d}/"
+
+    def summary(self, sequence: int) -> str:
+        """Key of the summary that follows a slot."""
+        return f"{self.log}sum/{sequence:012d}"
+
+    def condemned(self, token: str) -> str:
+        """Key of a list of condemned keys."""
+        return f"{self.meta}_condemned/{token}"
+
+    def coordination(self, job: str) -> str:
+        """Prefix of the small objects through which ranks without another channel meet."""
+        return f"{self.meta}_coord/{job}/"
+
+    def snapshot(self, snapshot: SnapshotId | str) -> str:
+        """Prefix of the manifests of one snapshot."""
+        return f"{self.snapshots}{snapshot}/"
+
+    def root(self, snapshot: SnapshotId | str) -> str:
+        """Key of a snapshot's root."""
+        return f"{self.snapshot(snapshot)}root"
+
+    def leaf(self, snapshot: SnapshotId | str, number: int) -> str:
+        """Key of one leaf of a snapshot."""
+        return f"{self.snapshot(snapshot)}leaf-{number:05d}"
+
+    def pack_table(self, snapshot: SnapshotId | str, number: int) -> str:
+        """Key of one part of a snapshot's pack table."""
+        return f"{self.snapshot(snapshot)}packs-{number:05d}"
+
+    def pack(self, pack: PackName) -> str:
+        """Key of a pack of this lineage."""
+        suffix = f".{pack.incarnation}" if pack.incarnation else ""
+        return (
+            f"{self.packs}{pack.spread:02x}/t{pack.term}-s{pack.save}"
+            f"-r{pack.rank:06d}-{pack.number}-{pack.token}{suffix}"
+        )
+
+
+def parse_pack_key(key: str) -> PackName:
+    """Return the parts of a pack key.
+
+    Raises:
+        Corrupt: The key is not one that `LineageKeys.pack` makes.
+    """
+    match = _PACK.fullmatch(key)
+    if match is None:
+        raise Corrupt(f"{key[:200]!r} is not the key of a pack")
+    numbers = {part: int(match[part]) for part in ("generation", "term", "save", "rank", "number")}
+    pack = PackName(
+        name=match["name"],
+        spread=int(match["spread"], 16),
+        token=match["token"],
+        incarnation=int(match["incarnation"] or 0),
+        **numbers,
+    )
+    if LineageKeys(pack.name, pack.generation).pack(pack) != key:
+        raise Corrupt(f"{key[:200]!r} is not the canonical key of a pack")
+    return pack
+
+
+def parse_snapshot_id(text: str) -> SnapshotId:
+    """Return the parts of a snapshot id.
+
+    Raises:
+        Corrupt: The text is not a snapshot id.
+    """
+    match = _SNAPSHOT.fullmatch(text)
+    parsed = match and SnapshotId(int(match["step"]), int(match["term"]), int(match["save"]), match["token"])
+    if parsed is None or str(parsed) != text:
+        raise Corrupt(f"{text[:200]!r} is not a snapshot id")
+    return parsed
+
+
+def parse_catalog_key(key: str) -> LineageKeys | None:
+    """Return the lineage that a catalog key names, or None for a key of another kind."""
+    match = _CATALOG.fullmatch(key)
+    return LineageKeys(match["name"], int(match["generation"])) if match else None
