@@ -1,0 +1,54 @@
+# Every target makes .venv first, so that each works on a bare machine with Python 3.11+ and a network.
+PYTHON ?= python3
+STORE ?= directory
+WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.installed-for-pyproject
+SOURCES := fwstore integrations tools tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format tighten soak bench-quick bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv with everything that development needs
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fwstore needs Python 3.11 or newer; set PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (once; torch is large) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Train, kill in mid-save, resume on other world sizes, compare (STORE=directory|s3)
+	@$(BIN)/python -m fwstore_demo --store $(STORE)
+
+test: $(STAMP) ## Run all tests but the soak
+	@$(BIN)/python -m pytest -q -m "not soak and not gpu" -n $(WORKERS) --dist loadgroup
+
+check: $(STAMP) ## Lint, formatting, types, layers, the architecture ratchet
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --durations=0 tests/architecture
+
+format: $(STAMP) ## Rewrite the sources in the one format
+	$(BIN)/ruff check --fix --quiet $(SOURCES) || true
+	$(BIN)/ruff format $(SOURCES)
+
+tighten: $(STAMP) ## Lower the architecture ratchet to what the sources now reach
+	@PYTHONPATH=tests $(BIN)/python -c "from architecture.ratchet import main; main()"
+
+soak: $(STAMP) ## Ten times the crash, kill and simulation tests; hours
+	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or dist or stateful" -n $(WORKERS) --dist loadgroup
+
+bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
+	@$(BIN)/python -m benchmarks.quick
+
+bench: $(STAMP) ## The full benchmarks
+	@$(BIN)/python -m benchmarks.full
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

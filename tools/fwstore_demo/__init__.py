@@ -1,0 +1,1 @@
+"""A real training run that is killed and resumed: `python -m fwstore_demo`."""
