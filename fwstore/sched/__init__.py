@@ -1,0 +1,30 @@
+"""The only code with threads, locks, queues and budgets.
+
+Invariant: everything above asks a `Scheduler` for concurrency, so that the same code runs on threads in
+production and inline, one operation after the other, in simulation.
+"""
+
+from fwstore.sched.budget import Budget
+from fwstore.sched.buffers import BufferPool, Lease, PoolStatistics
+from fwstore.sched.inline import InlineScheduler
+from fwstore.sched.locks import Condition, Lock
+from fwstore.sched.retry import retry
+from fwstore.sched.runtime import Runtime, system_runtime
+from fwstore.sched.scheduler import Event, Scheduler
+from fwstore.sched.threads import ThreadScheduler
+
+__all__ = [
+    "Budget",
+    "BufferPool",
+    "Condition",
+    "Event",
+    "InlineScheduler",
+    "Lease",
+    "Lock",
+    "PoolStatistics",
+    "Runtime",
+    "Scheduler",
+    "ThreadScheduler",
+    "retry",
+    "system_runtime",
+]
