@@ -97,7 +97,9 @@ class Store(Protocol):
         """What this store can do."""
         ...
 
-    def put(self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None) -> None:
+    def put(
+        self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None
+    ) -> None:
         """Write an object whole.
 
         Idempotent calls (overwrite) are retried inside; create is sent once.
@@ -143,7 +145,9 @@ class Store(Protocol):
         """
         ...
 
-    def list(self, prefix: str, *, start_after: str = "", limit: int | None = None) -> Iterator[ObjectInfo]:
+    def list(
+        self, prefix: str, *, start_after: str = "", limit: int | None = None
+    ) -> Iterator[ObjectInfo]:
         """Yield objects whose key begins with `prefix`, in byte order of the keys.
 
         Args:

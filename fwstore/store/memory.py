@@ -1,0 +1,158 @@
+"""A store in the memory of this process, for tests, examples and simulation.
+
+Invariant: every change is one atomic operation of a dict, so a put is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from typing_extensions import Buffer
+
+from fwstore.base.errors import AlreadyExists, Corrupt, LimitExceeded, NotFound
+from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto
+from fwstore.store.naming import validate_key, validate_prefix
+from fwstore.store.ranges import resolve_range
+from fwstore.store.views import flat_views
+
+if TYPE_CHECKING:
+    from fwstore.sched.runtime import Runtime
+
+_CAPABILITIES = Capabilities(
+    kind="memory", shared=False, remote=False, keeps_metadata=True, spread_max=1, requests_max=16
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    content: bytes
+    modified: float
+    write_id: str | None
+
+
+_shared: dict[str, dict[str, _Object]] = {}
+
+
+class MemoryStore:
+    """Objects in a dict.
+
+    Args:
+        runtime: Where time comes from.
+        name: Stores of one name in one process hold the same objects; without a name it is private.
+    """
+
+    def __init__(self, runtime: Runtime, name: str = "") -> None:
+        self._clock = runtime.clock
+        self._name = name
+        self._objects = _shared.setdefault(name, {}) if name else {}
+
+    def __repr__(self) -> str:
+        return f"MemoryStore({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """The address of the store."""
+        return f"memory://{self._name}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+        return _CAPABILITIES
+
+    def put(
+        self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None
+    ) -> None:
+        """Write an object whole."""
+        validate_key(key)
+        made = _Object(b"".join(flat_views(buffers)), self._clock.wall(), write_id)
+        if mode == "overwrite":
+            self._objects[key] = made
+        elif self._objects.setdefault(key, made) is not made:
+            raise AlreadyExists(f"{key} exists in {self.url}")
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """Return a whole object."""
+        content = self._find(key).content
+        if len(content) > limit_bytes:
+            raise LimitExceeded(
+                f"{key} in {self.url} has {len(content)} bytes; the limit is {limit_bytes}"
+            )
+        return content
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; a negative offset counts from the end."""
+        content = self._find(key).content
+        start = resolve_range(key, len(content), offset, length)
+        return content[start : start + length]
+
+    def read_into(self, key: str, reads: Sequence[ReadInto]) -> None:
+        """Fill caller's buffers from several ranges of one object."""
+        content = memoryview(self._find(key).content)
+        for read in reads:
+            position = read.offset
+            for view in flat_views(read.buffers):
+                piece = content[position : position + view.nbytes]
+                if piece.nbytes < view.nbytes:
+                    raise Corrupt(f"{key} in {self.url} ends before byte {position + view.nbytes}")
+                view[:] = piece
+                position += view.nbytes
+
+    def head(self, key: str) -> ObjectInfo:
+        """Return what is known of an object."""
+        return _describe(key, self._find(key))
+
+    def list(
+        self, prefix: str, *, start_after: str = "", limit: int | None = None
+    ) -> Iterator[ObjectInfo]:
+        """Yield objects whose key begins with `prefix`, in byte order of the keys."""
+        validate_prefix(prefix)
+        keys = sorted(
+            key for key in list(self._objects) if key.startswith(prefix) and key > start_after
+        )
+        for key in keys[:limit]:
+            found = self._objects.get(key)
+            if found is not None:
+                yield _describe(key, found)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; one that is absent counts as deleted."""
+        for key in keys:
+            self._objects.pop(validate_key(key), None)
+
+    def upload(self, key: str) -> _MemoryUpload:
+        """Begin a large object under a key that no one else writes."""
+        return _MemoryUpload(self, validate_key(key))
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+    def _find(self, key: str) -> _Object:
+        found = self._objects.get(validate_key(key))
+        if found is None:
+            raise NotFound(f"{key} is not in {self.url}")
+        return found
+
+
+class _MemoryUpload:
+    def __init__(self, store: MemoryStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._pieces: list[bytes] = []
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Append the buffers; they may be reused once this returns."""
+        self._pieces.extend(bytes(view) for view in flat_views(buffers))
+
+    def commit(self) -> None:
+        """Make the object visible."""
+        self._store.put(self._key, self._pieces, mode="overwrite")
+
+    def abort(self) -> None:
+        """Drop what was written."""
+        self._pieces.clear()
+
+
+def _describe(key: str, found: _Object) -> ObjectInfo:
+    return ObjectInfo(key, len(found.content), found.modified, found.write_id)
