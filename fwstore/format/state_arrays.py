@@ -69,9 +69,7 @@ def scalar_of_fields(name: str, content: bytes) -> np.generic:
     Raises:
         Corrupt: The fields do not fit together.
     """
-    scalar = array_of_fields(name, content)[()]
-    if not isinstance(scalar, np.generic):
-        raise Corrupt("a stored scalar is an array")
+    scalar: np.generic = array_of_fields(name, content).reshape(1)[0]
     return scalar
 
 
