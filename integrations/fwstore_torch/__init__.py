@@ -1,0 +1,1 @@
+"""fwstore for torch: `Saver` for training loops, and the storage of torch.distributed.checkpoint."""

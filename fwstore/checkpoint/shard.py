@@ -1,0 +1,115 @@
+"""What one rank holds of a tensor: boxes of the global shape, each with the memory that holds it.
+
+Invariant: a piece's array has exactly the sizes of its box and aliases the caller's memory as unsigned
+integers of the element's size, so the layers below move bytes and never interpret them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from fwstore.base.errors import InvalidInput, Unsupported
+from fwstore.format.dtypes import itemsize
+from fwstore.plan.box import Box
+from fwstore.plan.layout import Layout
+
+_RAW: dict[int, np.dtype[Any]] = {
+    1: np.dtype(np.uint8),
+    2: np.dtype(np.uint16),
+    4: np.dtype(np.uint32),
+    8: np.dtype(np.uint64),
+    # numpy has no 16-byte integer; a complex number of that size is copied bit for bit as well.
+    16: np.dtype(np.complex128),
+}
+
+
+def raw_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the numpy dtype under which the bytes of a stored dtype are moved.
+
+    Raises:
+        Unsupported: The name is not a known dtype.
+    """
+    return _RAW[itemsize(dtype)]
+
+
+@runtime_checkable
+class DeviceArray(Protocol):
+    """Memory of a device, or any other that numpy cannot address."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The raw dtype of its elements."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extent, equal to the sizes of its box."""
+        ...
+
+    def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> None:
+        """Copy a part, as it was when the array was described, to host memory; returns when done."""
+        ...
+
+    def copy_from_host(self, slices: tuple[slice, ...], source: np.ndarray[Any, Any]) -> None:
+        """Copy host memory over a part; returns when done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A box of the global tensor and the memory that holds it.
+
+    Attributes:
+        box: Where it lies in the global shape.
+        array: A numpy array of any strides, or a `DeviceArray`. An array of another dtype of the same
+            element size is taken as its raw bytes.
+    """
+
+    box: Box
+    array: np.ndarray[Any, Any] | DeviceArray
+
+    def __post_init__(self) -> None:
+        if isinstance(self.array, np.ndarray):
+            raw = _RAW.get(self.array.dtype.itemsize)
+            if raw is None or self.array.dtype.hasobject:
+                raise InvalidInput(f"an array of dtype {self.array.dtype} cannot hold a tensor")
+            if self.array.dtype != raw:
+                object.__setattr__(self, "array", self.array.view(raw))
+        if tuple(self.array.shape) != self.box.sizes:
+            raise InvalidInput(
+                f"a piece of shape {tuple(self.array.shape)} does not fill its box of {self.box.sizes}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What this rank holds of one tensor.
+
+    Attributes:
+        dtype: Name of the element type, as torch spells it: ``"float32"``, ``"bfloat16"``.
+        shape: The global shape.
+        pieces: What this rank holds; none when it holds nothing.
+        layout: How all ranks divide the tensor. None: no other rank holds any of these elements.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            raw = raw_dtype(self.dtype)
+        except Unsupported as error:
+            raise InvalidInput(error.message) from error
+        whole = Box.whole(self.shape)
+        for piece in self.pieces:
+            if piece.array.dtype != raw:
+                raise InvalidInput(
+                    f"a piece with elements of {piece.array.dtype.itemsize} bytes cannot hold {self.dtype}"
+                )
+            if len(piece.box.sizes) != len(self.shape) or not whole.contains(piece.box):
+                raise InvalidInput(f"the box {piece.box} lies outside the shape {self.shape}")

@@ -1,0 +1,219 @@
+"""The bridge between torch tensors and fwstore's shards.
+
+Invariant: a described tensor's pieces alias its live memory, so what is written to them stands in the
+tensor at once; autograd sees nothing of it, neither a graph nor a new version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from fwstore.plan.box import Box
+from torch import nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.tensor import DTensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from fwstore.base.errors import InvalidInput, UnsupportedValue
+from fwstore.checkpoint.shard import Piece, Shard
+from fwstore.format.dtypes import ITEMSIZE
+from fwstore.format.state import ForeignValue
+from fwstore_torch.device import DeviceTensor, raw_view
+from fwstore_torch.layouts import boxes_with_slices, layout_of
+
+_LAZY = (UninitializedParameter, UninitializedBuffer)
+
+DTYPES: dict[str, torch.dtype] = {
+    name: dtype for name in ITEMSIZE if (dtype := torch.__dict__.get(name)) is not None
+}
+NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class TorchAdapter:
+    """Tensors, parameters, DTensors and FSDP1's ShardedTensors on any device."""
+
+    kind = "torch"
+
+    def owns(self, value: Any) -> bool:
+        """Return whether the value is a tensor of any sort."""
+        return isinstance(value, torch.Tensor)
+
+    @torch.no_grad()
+    def describe(self, value: torch.Tensor, *, writable: bool = False) -> Shard:
+        """Return what this rank holds of a tensor; the pieces alias its live memory.
+
+        Raises:
+            UnsupportedValue: It is sparse, quantized, on the meta device, a pending sum (Partial) or of an
+                unknown subclass.
+            InvalidInput: It is to be written to and its elements share memory with each other.
+        """
+        if isinstance(value, DTensor):
+            return _describe_dtensor(value, writable=writable)
+        if isinstance(value, ShardedTensor):
+            return _describe_sharded(value, writable=writable)
+        _check_stored(value)
+        shape = tuple(value.shape)
+        piece = Piece(Box.whole(shape), _memory(value, writable=writable))
+        return Shard(NAMES[value.dtype], shape, (piece,))
+
+    @torch.no_grad()
+    def identity(self, value: torch.Tensor) -> Hashable | None:
+        """Return storage and geometry; None for tensors without elements or without one storage."""
+        if isinstance(value, DTensor):
+            local = self.identity(value.to_local())
+            return None if local is None else (local, tuple(value.shape), str(value.placements))
+        if isinstance(value, ShardedTensor) or value.layout != torch.strided or not value.numel():
+            return None
+        if isinstance(value, _LAZY):
+            return id(value)
+        # Meta tensors have no address; tied ones still share the storage object.
+        where = value.untyped_storage()._cdata if value.is_meta else value.data_ptr()  # noqa: SLF001
+        signs = value.is_conj(), value.is_neg()
+        return str(value.device), where, value.dtype, value.shape, value.stride(), signs
+
+    def allocate(self, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a new tensor with undefined elements on torch's default device.
+
+        Raises:
+            UnsupportedValue: This version of torch lacks the dtype.
+        """
+        if dtype not in DTYPES:
+            raise UnsupportedValue(f"torch {torch.__version__} has no dtype {dtype}")
+        return torch.empty(shape, dtype=_creatable(DTYPES[dtype])).view(DTYPES[dtype])
+
+    @torch.no_grad()
+    def materialise(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the tensor to load into: for a meta tensor a new one with memory.
+
+        Plain tensors get torch's default device, DTensors the device of their mesh; a parameter stays a
+        parameter. The caller puts the result where the meta tensor stood.
+        """
+        if isinstance(value, DTensor):
+            local = value.to_local()
+            if not local.is_meta:
+                return value
+            fresh: torch.Tensor = DTensor.from_local(
+                _with_memory(local, torch.device(value.device_mesh.device_type)),
+                value.device_mesh,
+                value.placements,
+                run_check=False,
+                shape=value.shape,
+                stride=value.stride(),
+            )
+        elif value.is_meta:
+            fresh = _with_memory(value, torch.get_default_device())
+        else:
+            return value
+        return (
+            nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh
+        )
+
+    def plain(self, value: Any) -> ForeignValue | None:
+        """Return the inert form of a dtype, device, size, layout or memory format."""
+        if isinstance(value, torch.Size):
+            return ForeignValue("torch", "size", tuple(value))
+        if isinstance(value, torch.device):
+            return ForeignValue("torch", "device", (value.type, value.index))
+        for noun, kind in _NAMED.items():
+            if isinstance(value, kind):
+                return ForeignValue("torch", noun, (str(value).removeprefix("torch."),))
+        return None
+
+    def revive(self, value: ForeignValue) -> Any:
+        """Return torch's value of an inert form, or the form itself when this torch does not know it."""
+        if value.noun == "size" and all(type(size) is int for size in value.fields):
+            return torch.Size(value.fields)  # type: ignore[arg-type]  # checked in the line above
+        if value.noun == "device" and len(value.fields) == 2:
+            return _device(value)
+        kind = _NAMED.get(value.noun)
+        # Not getattr: torch imports submodules on attribute access, and a stored name must not do that.
+        found = torch.__dict__.get(str(value.fields[0])) if value.fields else None
+        return found if kind is not None and isinstance(found, kind) else value
+
+
+adapter = TorchAdapter()
+
+_NAMED: dict[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
+
+
+def _device(value: ForeignValue) -> Any:
+    kind, index = value.fields
+    try:
+        return torch.device(str(kind)) if index is None else torch.device(str(kind), int(index))
+    except (RuntimeError, ValueError):
+        return value
+
+
+def _describe_dtensor(value: Any, *, writable: bool) -> Shard:
+    local = value.to_local()
+    if hasattr(local, "wait"):
+        local = local.wait()
+    _check_stored(local)
+    layout = layout_of(value)
+    shape = tuple(value.shape)
+    if value.device_mesh.get_coordinate() is None:
+        return Shard(NAMES[value.dtype], shape, (), layout)
+    memory = _memory(local, writable=writable)
+    boxes = layout.boxes(shape, torch.distributed.get_rank())
+    parts = boxes_with_slices(boxes, tuple(local.shape))
+    pieces = tuple(Piece(box, memory[slices]) for box, slices in parts)
+    return Shard(NAMES[value.dtype], shape, pieces, layout)
+
+
+def _describe_sharded(value: Any, *, writable: bool) -> Shard:
+    pieces = []
+    for shard in value.local_shards():
+        _check_stored(shard.tensor)
+        box = Box(tuple(shard.metadata.shard_offsets), tuple(shard.metadata.shard_sizes))
+        pieces.append(Piece(box, _memory(shard.tensor, writable=writable)))
+    return Shard(NAMES[value.dtype], tuple(value.size()), tuple(pieces))
+
+
+def _check_stored(value: torch.Tensor) -> None:
+    if isinstance(value, _LAZY):
+        raise UnsupportedValue(
+            "a lazy parameter without a shape cannot be stored; run the model once"
+        )
+    if value.is_meta:
+        raise UnsupportedValue("a tensor on the meta device has no elements to store")
+    if value.layout != torch.strided:
+        raise UnsupportedValue(
+            f"a tensor of layout {value.layout} cannot be stored; use .to_dense()"
+        )
+    if value.is_quantized or value.dtype not in NAMES:
+        raise UnsupportedValue(f"a tensor of dtype {value.dtype} cannot be stored")
+    if hasattr(value, "__tensor_flatten__"):
+        raise UnsupportedValue(
+            f"a {type(value).__name__} wraps other tensors and cannot be stored; store those instead"
+        )
+
+
+def _memory(value: torch.Tensor, *, writable: bool) -> Any:
+    """Return the raw memory of a strided tensor as numpy, or behind `DeviceArray` off the CPU."""
+    plain = value.detach()
+    if plain.is_conj() or plain.is_neg():
+        if writable:
+            raise InvalidInput("a lazily conjugated or negated view cannot be loaded into")
+        plain = plain.resolve_conj().resolve_neg()
+    if writable and any(n > 1 and s == 0 for n, s in zip(plain.shape, plain.stride(), strict=True)):
+        raise InvalidInput("an expanded tensor cannot be loaded into: its elements share memory")
+    raw = raw_view(plain)
+    return raw.numpy() if raw.device.type == "cpu" else DeviceTensor(raw)
+
+
+def _with_memory(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    raw = _creatable(value.dtype)
+    return torch.empty_strided(value.shape, value.stride(), dtype=raw, device=device).view(
+        value.dtype
+    )
+
+
+def _creatable(dtype: torch.dtype) -> torch.dtype:
+    """Return a dtype of the same size that torch creates without a warning about its maturity."""
+    return torch.int32 if dtype == torch.complex32 else dtype
