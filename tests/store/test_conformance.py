@@ -45,15 +45,17 @@ def keys(
 
 
 def test_an_object_reads_back_whole(store: Store) -> None:
-    store.put("a/b", [b"one", memoryview(b"two"), np.arange(3, dtype=np.uint16)], mode="create")
+    store.put(
+        "a/b", [b"one", memoryview(b"two"), np.arange(3, dtype=np.uint16).data], mode="create"
+    )
     assert store.get("a/b", limit_bytes=100) == b"onetwo\0\0\1\0\2\0"
 
 
 def test_buffers_of_every_shape_are_taken(store: Store) -> None:
-    pieces = [
-        np.zeros((0, 3)),
-        np.float32(1.5),
-        np.ones((2, 2), np.int8),
+    pieces: list[memoryview | bytes | array.array[int]] = [
+        np.zeros((0, 3)).data,
+        np.array(1.5).data,
+        np.ones((2, 2), np.int8).data,
         array.array("I", [7]),
         b"",
     ]
@@ -176,9 +178,9 @@ def test_read_into_scatters_ranges_into_buffers(store: Store) -> None:
 
 def test_read_into_fills_an_array_in_place(store: Store) -> None:
     wanted = np.arange(1000, dtype=np.float32).reshape(10, 100)
-    store.put("a", [b"head", wanted], mode="create")
+    store.put("a", [b"head", wanted.data], mode="create")
     found = np.zeros_like(wanted)
-    store.read_into("a", [ReadInto(4, [memoryview(found)])])
+    store.read_into("a", [ReadInto(4, [found.data])])
     np.testing.assert_array_equal(found, wanted)
 
 
