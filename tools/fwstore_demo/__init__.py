@@ -1,1 +1,1 @@
-"""A real training run that is killed and resumed: `python -m fwstore_demo`."""
+"""The main job in two minutes: train, kill in the middle of a save, resume elsewhere, compare, free."""

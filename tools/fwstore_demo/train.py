@@ -1,0 +1,133 @@
+"""One rank of the training job of the demo; started by `fwstore_demo.jobs`.
+
+Invariant: what it prints per step - step, sample ids, loss in hexadecimal - is all that the comparison with
+the undisturbed run looks at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import fwstore
+import torch
+import torch.distributed as dist
+from fwstore_torch import Saver
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from fwstore_demo.corpus import Samples, read_corpus
+from fwstore_demo.model import Gpt
+
+WINDOW = 64
+GLOBAL_BATCH = 6
+LEARNING_RATE = 3e-4
+SEED = 7
+
+
+def build_model() -> nn.Module:
+    """Return the sharded model; every rank makes the same weights from the same seed."""
+    torch.manual_seed(SEED)
+    model = Gpt(WINDOW)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("fsdp",))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    # Summed instead of averaged gradients, divided by the global batch below, are the same sum on
+    # every number of ranks.
+    for module in [*model.blocks, model]:
+        module.set_gradient_divide_factor(1.0)
+    return model
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, samples: Samples) -> tuple[list[int], float]:
+    """Take one step on this rank's part of the global batch; return sample ids and the mean loss."""
+    ids = samples.take()
+    mine = ids[dist.get_rank() :: dist.get_world_size()]
+    inputs, targets = samples.tokens(mine)
+    tokens = GLOBAL_BATCH * WINDOW
+    loss = model(inputs, targets) / tokens
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    total = loss.detach().to(torch.float64)
+    dist.all_reduce(total)
+    return ids, float(total)
+
+
+def report(**event: object) -> None:
+    """Write one event as a line of JSON, from rank 0."""
+    if dist.get_rank() == 0:
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
+
+
+def watch_saves(saver: Saver, seen: set[int]) -> None:
+    """Report every save that has become durable since the last call."""
+    for figures in saver.statistics().saves:
+        if figures.step not in seen and figures.durable_s:
+            seen.add(figures.step)
+            report(
+                event="saved",
+                step=figures.step,
+                blocked_s=figures.blocked_s,
+                durable_s=figures.durable_s,
+                logical=figures.bytes_logical,
+                written=figures.bytes_written,
+                reused=figures.bytes_reused,
+            )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train from the newest checkpoint to the last step."""
+    model = build_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    samples = Samples(read_corpus(), WINDOW, GLOBAL_BATCH, SEED)
+    parts = {"model": model, "optimizer": optimizer, "samples": samples}
+    repository = fwstore.open(arguments.store)
+    seen: set[int] = set()
+    with Saver(repository.run(arguments.run), parts=parts, every=arguments.every, keep=fwstore.Keep(last=2)) as saver:
+        start = saver.resume()
+        report(event="start", step=start, parameters=sum(p.numel() for p in model.parameters()))
+        for step in range(start, arguments.steps):
+            ids, loss = train_step(model, optimizer, samples)
+            report(event="step", step=step, ids=ids, loss=loss.hex())
+            saver.step(step, metrics={"loss": loss})
+            watch_saves(saver, seen)
+            hold_for_kill(arguments.hold, step)
+        saver.wait()
+        watch_saves(saver, seen)
+    report(event="end", step=arguments.steps)
+
+
+def hold_for_kill(hold: str | None, step: int) -> None:
+    """Stand still after a step, with its save under way, until the demo kills the job."""
+    if hold is not None and step == int(hold):
+        while Path("/proc/self").exists():
+            time.sleep(0.05)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--every", type=int, required=True)
+    parser.add_argument("--hold")
+    arguments = parser.parse_args()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+    dist.init_process_group("gloo")
+    try:
+        run(arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
