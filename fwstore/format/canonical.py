@@ -46,6 +46,11 @@ def encode_canonical(value: msgspec.Struct) -> bytes:
         raise InvalidInput(f"{type(value).__name__} cannot be stored: {error}") from error
 
 
+def canonical_bytes(value: msgspec.Struct) -> bytes:
+    """Return the bytes that a value was decoded from."""
+    return _encoder.encode(value)
+
+
 def decode_canonical(encoded: bytes, kind: type[S], what: str) -> S:
     """Return the value of its byte form.
 

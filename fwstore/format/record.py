@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TypeVar
 
 import blake3
-import msgspec
 
 from fwstore.base.config import RECORD_BYTES_MAX
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, LimitExceeded, Unsupported
@@ -22,6 +21,7 @@ from fwstore.format.canonical import (
     Text,
     Token,
     Uuid,
+    canonical_bytes,
     decode_canonical,
     encode_canonical,
     peek_canonical,
@@ -275,9 +275,9 @@ def parse_record(encoded: bytes, what: str) -> Record:
     return record
 
 
-def record_digest(encoded: bytes) -> str:
-    """Return the digest by which the next record names this one."""
-    return blake3.blake3(encoded).hexdigest()
+def record_digest(record: Record) -> str:
+    """Return the digest by which the next record names this one, which was parsed."""
+    return blake3.blake3(canonical_bytes(record)).hexdigest()
 
 
 def _later_kind(encoded: bytes, what: str) -> FwstoreError | None:

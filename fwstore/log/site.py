@@ -1,0 +1,82 @@
+"""Sites: a named place with one store, known by the uuid written in that store.
+
+Invariant: a site is never known by its address; two addresses of one store are one site, and a store
+under another's address is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fwstore.base.errors import Conflict, NotFound, Unsupported
+from fwstore.base.ids import write_id
+from fwstore.format.keys import SITE_KEY
+from fwstore.format.site import (
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
+    SITE_BYTES_MAX,
+    SiteObject,
+    encode_site,
+    parse_site,
+)
+from fwstore.log.tail import get_or_none
+from fwstore.sched import Runtime
+from fwstore.store.base import Store
+from fwstore.store.create import create_once
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A named place with one store."""
+
+    uuid: str
+    name: str
+    store: Store
+
+
+def open_site(store: Store, *, expected: str | None = None, hash_key: str | None = None) -> Site:
+    """Return the site that a store is.
+
+    Args:
+        store: Any store.
+        expected: Uuid it must have, where one is known.
+        hash_key: Id of the key of its hashes, or None for unkeyed ones.
+
+    Raises:
+        NotFound: The store is not one of fwstore, or not yet.
+        Conflict: It is another site.
+        Unsupported: It is of a later format, needs an unknown feature, or has another hash key.
+    """
+    stored = get_or_none(store, SITE_KEY, SITE_BYTES_MAX)
+    if stored is None:
+        raise NotFound(f"{store.url} holds no repository: {SITE_KEY} is not there")
+    found = parse_site(stored, f"{SITE_KEY} in {store.url}")
+    if expected is not None and found.site != expected:
+        raise Conflict(f"{store.url} is site {found.site} ({found.name}), not {expected}")
+    if found.hash_key != hash_key:
+        raise Unsupported(
+            f"{store.url} has hashes with key {found.hash_key}, and key {hash_key} was given"
+        )
+    return Site(found.site, found.name, store)
+
+
+def create_site(
+    store: Store, runtime: Runtime, *, name: str = "", hash_key: str | None = None
+) -> Site:
+    """Return the site of a store, made if the store has none yet.
+
+    Raises:
+        Unsupported: It exists and is of a later format or has another hash key.
+    """
+    if get_or_none(store, SITE_KEY, SITE_BYTES_MAX) is None:
+        made = SiteObject(
+            format="fwstore",
+            major=FORMAT_MAJOR,
+            minor=FORMAT_MINOR,
+            site=write_id(runtime.ids),
+            name=name,
+            hash_key=hash_key,
+            write_id=write_id(runtime.ids),
+        )
+        create_once(store, SITE_KEY, [encode_site(made)], runtime, write_id=made.write_id)
+    return open_site(store, hash_key=hash_key)

@@ -1,0 +1,164 @@
+"""A run on a memory store, without checkpoints: what tests of the log and of the collector need.
+
+Snapshots here have real pack tables and small packs, so that the collector sees what it sees in life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from fwstore.base.config import Environment, Limits
+from fwstore.base.ids import SeededIds
+from fwstore.codec.hashing import ContentHash
+from fwstore.format.groups import group_ranges
+from fwstore.format.keys import LineageKeys, SnapshotId
+from fwstore.format.packtable import PackInfo, encode_pack_table
+from fwstore.format.record import Commit, ObjectRef
+from fwstore.format.summary import SnapshotEntry
+from fwstore.log.log import Log
+from fwstore.log.packs import PackTables
+from fwstore.log.site import Site
+from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.sched import InlineScheduler, Runtime
+from fwstore.sched.scheduler import Scheduler
+from fwstore.store.base import Store
+from fwstore.store.memory import MemoryStore
+
+SITE = "5" * 32
+read_packs = PackTables(ContentHash())
+
+
+@dataclass
+class TestClock:
+    """Time that passes only when someone sleeps."""
+
+    __test__ = False
+    now: float = 1_000_000.0
+
+    def wall(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def make_runtime(seed: int = 0, scheduler: Scheduler | None = None) -> Runtime:
+    """A runtime of one thread whose time passes only in sleeps."""
+    return Runtime(
+        clock=TestClock(),
+        ids=SeededIds(seed),
+        scheduler=scheduler or InlineScheduler(),
+        limits=Limits(),
+        environment=Environment({}),
+    )
+
+
+def make_store() -> MemoryStore:
+    """A private memory store."""
+    return MemoryStore(make_runtime())
+
+
+def candidate(store: Store, name: str = "run", holder: str = "job") -> Candidate:
+    """A candidate at the only site."""
+    site = Site(SITE, "here", store)
+    return Candidate(name=name, home=site, witnesses=(site,), holder=holder, read_packs=read_packs)
+
+
+def resume(
+    store: Store, runtime: Runtime | None = None, *, name: str = "run", base: str | None = None
+) -> Term:
+    """Take the next term of a run."""
+    return take_term(candidate(store, name), runtime or make_runtime(), base=base)
+
+
+def open_run(store: Store, term: Term, runtime: Runtime | None = None) -> Log:
+    """A second, independent view of the log of a term."""
+    log = Log(store, term.keys, term.lineage, runtime or make_runtime(99), read_packs)
+    log.refresh()
+    return log
+
+
+@dataclass
+class Saver:
+    """Writes snapshots as a job would: packs, manifest, record."""
+
+    term: Term
+    save: int = 0
+    parent: SnapshotEntry | None = None
+    packs: list[PackInfo] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parent = self.parent or self.term.base
+
+    def write(
+        self, step: int, *, fresh: int = 1, reuse: Sequence[PackInfo] = (), **metrics: float
+    ) -> tuple[Commit, list[PackInfo]]:
+        """Write packs and manifest; return the commit that would make them a snapshot."""
+        self.save += 1
+        log, keys = self.term.log, self.term.keys
+        ids = log.runtime.ids
+        name = SnapshotId(step, self.term.number, self.save, ids.token(8))
+        packs = [*reuse, *[self._pack(rank) for rank in range(fresh)]]
+        root = put(log.store, keys.root(name), b"root of " + str(name).encode())
+        put(log.store, keys.leaf(name, 0), b"leaf of " + str(name).encode())
+        table = put(log.store, keys.pack_table(name, 0), encode_pack_table(0, packs))
+        return Commit(
+            snapshot=str(name),
+            step=step,
+            save=self.save,
+            parent=self.parent.id if self.parent else None,
+            root=root,
+            tables=(table,),
+            groups=group_ranges((pack.term, pack.save) for pack in packs),
+            bytes_written=sum(pack.size for pack in packs[len(reuse) :]),
+            metrics=metrics,
+        ), packs
+
+    def commit(
+        self, step: int, *, fresh: int = 1, reuse: Sequence[PackInfo] = (), **metrics: float
+    ) -> SnapshotEntry:
+        """Save a snapshot."""
+        commit, packs = self.write(step, fresh=fresh, reuse=reuse, **metrics)
+        self.parent = self.term.commit(commit)
+        self.packs = packs
+        return self.parent
+
+    def _pack(self, rank: int) -> PackInfo:
+        log = self.term.log
+        pack = PackInfo(
+            lineage=0,
+            spread=rank % 4,
+            term=self.term.number,
+            save=self.save,
+            rank=rank,
+            number=0,
+            token=log.runtime.ids.token(8),
+            size=1000,
+            footer_length=100,
+            footer_digest=bytes(32),
+            chunks=1,
+        )
+        put(log.store, pack.key([self.term.keys]), bytes(pack.size))
+        return pack
+
+
+def put(store: Store, key: str, content: bytes) -> ObjectRef:
+    """Write an object and refer to it."""
+    store.put(key, [content], mode="create")
+    return ObjectRef(blake3(content).hexdigest(), len(content))
+
+
+def keys_under(store: Store, prefix: str) -> list[str]:
+    """Every key with a prefix."""
+    return [info.key for info in store.list(prefix)]
+
+
+def pack_keys(store: Store, keys: LineageKeys) -> set[str]:
+    """Every pack of a run."""
+    return set(keys_under(store, keys.packs))
