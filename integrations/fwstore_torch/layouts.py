@@ -1,26 +1,24 @@
 """DTensor placements as fwstore layouts.
 
-Invariant: the boxes of a layout, read in ascending order along every dimension, are the local tensor of a
-rank in order; `boxes_with_slices` relies on it and refuses boxes that do not fill the local tensor.
+Invariant: tensors of one mesh with equal placements share one `Layout`, which may hold a long list of
+ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from fwstore.plan.box import Box
-from fwstore.plan.layout import Layout, Placement, Split
 from torch.distributed.tensor.placement_types import Placement as TorchPlacement
 from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
 
-from fwstore.base.errors import InternalError, UnsupportedValue
+from fwstore.base.errors import UnsupportedValue
+from fwstore.plan.layout import Layout, Placement, Split
 
 # Mesh dimensions that split a tensor into parts of its own meaning, by the names that trainers give them.
 OUTER_DIMENSIONS = frozenset({"tp", "ep", "etp", "tensor", "expert", "model"})
 
-_ranks: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
+_layouts: WeakKeyDictionary[Any, dict[tuple[Placement, ...], Layout]] = WeakKeyDictionary()
 
 
 def layout_of(value: Any) -> Layout:
@@ -35,7 +33,13 @@ def layout_of(value: Any) -> Layout:
         _placement(placement, outer=name in OUTER_DIMENSIONS)
         for placement, name in zip(value.placements, names, strict=True)
     )
-    return Layout(tuple(mesh.shape), placements, _mesh_ranks(mesh))
+    known = _layouts.setdefault(mesh, {})
+    if placements not in known:
+        ranks = next((layout.ranks for layout in known.values()), None)
+        known[placements] = Layout(
+            tuple(mesh.shape), placements, ranks or tuple(mesh.mesh.flatten().tolist())
+        )
+    return known[placements]
 
 
 def _placement(placement: TorchPlacement, *, outer: bool) -> Placement:
@@ -47,48 +51,4 @@ def _placement(placement: TorchPlacement, *, outer: bool) -> Placement:
         return Split(placement.dim, outer=outer)
     raise UnsupportedValue(
         f"a DTensor with the placement {placement} cannot be stored; redistribute it first"
-    )
-
-
-def _mesh_ranks(mesh: Any) -> tuple[int, ...]:
-    ranks = _ranks.get(mesh)
-    if ranks is None:
-        ranks = tuple(mesh.mesh.flatten().tolist())
-        _ranks[mesh] = ranks
-    return ranks
-
-
-def boxes_with_slices(
-    boxes: Sequence[Box], local_shape: tuple[int, ...]
-) -> list[tuple[Box, tuple[slice, ...]]]:
-    """Return for every global box where it lies in the local tensor.
-
-    Raises:
-        InternalError: The boxes do not fill the local tensor.
-    """
-    filled = [box for box in boxes if box.volume]
-    if not filled:
-        return []
-    starts = [_local_starts(filled, axis) for axis in range(len(local_shape))]
-    if tuple(end for _, end in starts) != local_shape:
-        raise InternalError(
-            f"the boxes {tuple(boxes)[:4]} do not fill a local tensor of shape {local_shape}"
-        )
-    return [(box, _local_slices(box, [known for known, _ in starts])) for box in filled]
-
-
-def _local_starts(boxes: Sequence[Box], axis: int) -> tuple[dict[int, int], int]:
-    """Return where every global interval along one axis begins locally, and where the last one ends."""
-    starts: dict[int, int] = {}
-    end = 0
-    for offset, size in sorted({(box.offsets[axis], box.sizes[axis]) for box in boxes}):
-        starts[offset] = end
-        end += size
-    return starts, end
-
-
-def _local_slices(box: Box, starts: Sequence[dict[int, int]]) -> tuple[slice, ...]:
-    return tuple(
-        slice(known[offset], known[offset] + size)
-        for known, offset, size in zip(starts, box.offsets, box.sizes, strict=True)
     )

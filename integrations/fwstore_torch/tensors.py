@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import torch
 from fwstore.plan.box import Box
 from torch import nn
@@ -17,11 +18,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fwstore.base.errors import InvalidInput, UnsupportedValue
-from fwstore.checkpoint.shard import Piece, Shard
+from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.format.state import ForeignValue
 from fwstore_torch.device import DeviceTensor, raw_view
-from fwstore_torch.layouts import boxes_with_slices, layout_of
+from fwstore_torch.layouts import layout_of
 
 _LAZY = (UninitializedParameter, UninitializedBuffer)
 
@@ -57,6 +58,19 @@ class TorchAdapter:
         shape = tuple(value.shape)
         piece = Piece(Box.whole(shape), _memory(value, writable=writable))
         return Shard(NAMES[value.dtype], shape, (piece,))
+
+    def form(self, value: torch.Tensor) -> tuple[str, tuple[int, ...]]:
+        """Return dtype name and global shape; the tensor may be on the meta device."""
+        return NAMES[value.dtype], tuple(value.shape)
+
+    @torch.no_grad()
+    def convert(
+        self, source: np.ndarray[Any, Any], dtype: str, target: str
+    ) -> np.ndarray[Any, Any]:
+        """Return converted elements as a raw array of the same shape."""
+        flat = torch.from_numpy(np.ascontiguousarray(source).reshape(-1).view(np.uint8))
+        converted = flat.view(DTYPES[dtype]).to(DTYPES[target])
+        return converted.view(torch.uint8).numpy().view(raw_dtype(target)).reshape(source.shape)
 
     @torch.no_grad()
     def identity(self, value: torch.Tensor) -> Hashable | None:
@@ -157,12 +171,10 @@ def _describe_dtensor(value: Any, *, writable: bool) -> Shard:
     _check_stored(local)
     layout = layout_of(value)
     shape = tuple(value.shape)
-    if value.device_mesh.get_coordinate() is None:
-        return Shard(NAMES[value.dtype], shape, (), layout)
+    rank = torch.distributed.get_rank()
     memory = _memory(local, writable=writable)
-    boxes = layout.boxes(shape, torch.distributed.get_rank())
-    parts = boxes_with_slices(boxes, tuple(local.shape))
-    pieces = tuple(Piece(box, memory[slices]) for box, slices in parts)
+    parts = zip(layout.boxes(shape, rank), layout.local_boxes(shape, rank), strict=True)
+    pieces = tuple(Piece(box, memory[local_box.slices()]) for box, local_box in parts)
     return Shard(NAMES[value.dtype], shape, pieces, layout)
 
 

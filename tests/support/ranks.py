@@ -1,0 +1,91 @@
+"""Runs a function on real gloo ranks, each a process of its own, with a deadline.
+
+Functions must be importable by name: they live in modules of `support`, not in test modules.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+# Torch is imported once, in the fork server, and not once per rank.
+_context.set_forkserver_preload(["torch.distributed.tensor", "fwstore_torch.tensors"])
+
+DEADLINE_S = 90.0
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Return what `function(rank, world_size, *args)` returned on every rank of a gloo job.
+
+    Raises:
+        AssertionError: A rank raised, died or did not end in time; its traceback is the message.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(world_size):
+        here, there = _context.Pipe(duplex=False)
+        process = _context.Process(
+            target=_rank, args=(there, rank, world_size, port, function, args), daemon=True
+        )
+        process.start()
+        there.close()
+        pipes.append(here)
+        processes.append(process)
+    try:
+        return _collect(pipes)
+    finally:
+        for process in processes:
+            process.join(0 if process.exitcode is None else None)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _collect(pipes: list[Any]) -> list[Any]:
+    results: dict[int, Any] = {}
+    while len(results) < len(pipes):
+        waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
+        ready = wait(waiting, DEADLINE_S)
+        assert ready, (
+            f"ranks {[r for r in range(len(pipes)) if r not in results]} did not end in time"
+        )
+        for pipe in ready:
+            rank = next(r for r, candidate in enumerate(pipes) if candidate is pipe)
+            try:
+                failed, results[rank] = pipe.recv()
+            except EOFError:
+                failed, results[rank] = True, "the process died"
+            assert not failed, f"rank {rank}: {results[rank]}"
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _rank(
+    pipe: Any,
+    rank: int,
+    world_size: int,
+    port: int,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
+        )
+        result = function(rank, world_size, *args)
+        # The store lives in rank 0: nobody leaves before all are done with it.
+        dist.barrier()
+        dist.destroy_process_group()
+        pipe.send((False, result))
+    except BaseException:  # noqa: BLE001 - whatever ended the rank is what the test must show
+        pipe.send((True, traceback.format_exc()))
