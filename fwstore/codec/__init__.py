@@ -1,0 +1,1 @@
+"""What turns the bytes of chunks into names and into fewer bytes; pure, no I/O."""

@@ -42,7 +42,7 @@ class ContentHash:
 
     def digest(self, *buffers: Buffer) -> bytes:
         """Return the 32 bytes of the BLAKE3 of some C-contiguous buffers, one after another."""
-        hasher = blake3(key=self.key)
+        hasher = blake3() if self.key is None else blake3(key=self.key)
         for buffer in buffers:
             hasher.update(buffer)
         return hasher.digest()

@@ -51,6 +51,7 @@ class RawCodec:
     def encode(self, raw: memoryview) -> bytes | None:
         """Return None: raw bytes are stored as they are."""
         del raw
+        return None
 
     def decode(self, stored: memoryview, raw_length: int) -> bytes | memoryview:
         """Return the stored bytes themselves."""

@@ -21,7 +21,7 @@ from fwstore.format.envelope import check_envelope, magic
 from fwstore.format.frames import compress_frame, decompress_frame
 
 ROWS_MAX = 1 << 20
-TABLE_BYTES_MAX = 36 * MIB
+TABLE_BYTES_MAX = 24 * MIB
 
 Values = NDArray[Any] | Sequence[bytes]
 U64 = NDArray[np.uint64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fwstore.base.config import LEAF_BYTES_MAX
 from fwstore.base.errors import Corrupt, InvalidInput, LimitExceeded
-from fwstore.format.columnar import Schema, encode_table, parse_table
+from fwstore.format.columnar import ROWS_MAX, Schema, encode_table, parse_table
 from fwstore.format.rows import (
     FRAGMENT_SCHEMA,
     RUN_SCHEMA,
@@ -22,12 +22,14 @@ from fwstore.format.rows import (
     RunTable,
     check_numbers,
     fragment_columns,
+    last_rows,
     parse_fragments,
     parse_runs,
     run_columns,
 )
 from fwstore.format.tensor import (
     TENSOR_SCHEMA,
+    TENSORS_MAX,
     TensorInfo,
     check_boxes,
     parse_tensors,
@@ -56,13 +58,13 @@ def encode_leaf(leaf: Leaf) -> bytes:
         InvalidInput: The rows are not sorted or name what is not there.
         LimitExceeded: The leaf is too large; `split_leaf` makes smaller ones.
     """
+    columns = (
+        tensor_columns(leaf.tensors) | run_columns(leaf.runs) | fragment_columns(leaf.fragments)
+    )
     try:
         _check_rows(leaf)
     except Corrupt as error:
         raise InvalidInput(f"a leaf cannot be stored: {error}") from error
-    columns = (
-        tensor_columns(leaf.tensors) | run_columns(leaf.runs) | fragment_columns(leaf.fragments)
-    )
     stored = encode_table(KIND, _SCHEMA, columns, _META.pack(leaf.first_tensor))
     if len(stored) > LEAF_BYTES_MAX:
         raise LimitExceeded(
@@ -81,13 +83,14 @@ def encode_leaves(leaf: Leaf) -> list[tuple[Leaf, bytes]]:
         InvalidInput: The rows are not sorted or name what is not there.
         LimitExceeded: One tensor cannot be stored by itself.
     """
-    try:
-        return [(leaf, encode_leaf(leaf))]
-    except LimitExceeded:
-        halves = split_leaf(leaf)
-        if len(halves) == 1:
-            raise
-    return [part for half in halves for part in encode_leaves(half)]
+    # The first test only saves time: it spares the encoding of what is surely too large.
+    if len(leaf.tensors) <= TENSORS_MAX and len(leaf.runs) <= ROWS_MAX:
+        try:
+            return [(leaf, encode_leaf(leaf))]
+        except LimitExceeded:
+            if len(split_leaf(leaf)) == 1:
+                raise
+    return [part for half in split_leaf(leaf) for part in encode_leaves(half)]
 
 
 def split_leaf(leaf: Leaf) -> list[Leaf]:
@@ -130,9 +133,10 @@ def parse_leaf(stored: bytes) -> Leaf:
     if len(table.meta) != _META.size:
         raise Corrupt("a leaf does not name its first tensor")
     (first,) = _META.unpack(table.meta)
+    runs = parse_runs(table)
     tensors = parse_tensors(table)
     ranks = np.array([len(info.shape) for info in tensors], np.int64)
-    leaf = Leaf(first, tensors, parse_runs(table), parse_fragments(table, ranks, first))
+    leaf = Leaf(first, tensors, runs, parse_fragments(table, ranks, first))
     _check_rows(leaf)
     return leaf
 
@@ -154,10 +158,13 @@ def _check_rows(leaf: Leaf) -> None:
     cells = np.array(
         [0 if info.alias is not None else info.cell_count for info in leaf.tensors], np.uint64
     )
-    ends = leaf.runs.first_cell + leaf.runs.count
-    _check_cells(ends, cells[leaf.runs.tensor.astype(np.int64) - first])
+    # Rows are sorted and do not overlap, so the last row of a tensor reaches its highest cell.
+    last = last_rows(leaf.runs.tensor)
+    ends = leaf.runs.first_cell[last] + leaf.runs.count[last]
+    _check_cells(ends, cells[leaf.runs.tensor[last].astype(np.int64) - first])
+    last = last_rows(leaf.fragments.tensor)
     fragment_tensor = leaf.fragments.tensor.astype(np.int64) - first
-    _check_cells(leaf.fragments.cell + np.uint64(1), cells[fragment_tensor])
+    _check_cells(leaf.fragments.cell[last] + np.uint64(1), cells[fragment_tensor[last]])
     check_boxes(leaf.tensors, fragment_tensor, leaf.fragments.boxes)
 
 

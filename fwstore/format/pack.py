@@ -41,7 +41,7 @@ from fwstore.format.tensor import TensorInfo, tensor_weight
 
 FOOTER_READ_BYTES = 128 * KIB
 _PADDING = bytes(ALIGNMENT)
-_BOX_NUMBERS_MAX = (1 << 20) - 64
+_BOX_NUMBERS_MAX = (1 << 19) - 64
 _WEIGHT_MAX = 15 / 16
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fwstore.base.errors import Corrupt, InvalidInput, LimitExceeded
+from fwstore.format.blocks import BLOCK_BYTES
 from fwstore.format.columnar import (
     FixedColumn,
     IntegerColumn,
@@ -26,7 +27,6 @@ from fwstore.format.keys import LineageKeys, PackName
 
 KIND = "pkts"
 PACKS_PER_PART = 4096
-PACK_OVERHEAD_BYTES = 128
 _META = struct.Struct("<Q")
 _NUMBERS = (
     "lineage",
@@ -83,6 +83,11 @@ class PackInfo:
     footer_length: int
     footer_digest: bytes
     chunks: int
+
+    @property
+    def footer_offset(self) -> int:
+        """Where the footer begins in the pack."""
+        return self.size - self.footer_length - BLOCK_BYTES
 
     def key(self, lineages: Sequence[LineageKeys]) -> str:
         """Return the object key of the pack.
@@ -188,6 +193,6 @@ def _problem(pack: PackInfo) -> str | None:
         return "has a negative number or a spread above 255"
     if len(pack.token) != 2 * _TOKEN_BYTES or len(pack.footer_digest) != _DIGEST_BYTES:
         return "has a token or a digest of another length"
-    if pack.footer_length + PACK_OVERHEAD_BYTES > pack.size:
+    if pack.footer_offset < BLOCK_BYTES:
         return f"of {pack.size} bytes cannot hold a footer of {pack.footer_length} bytes"
     return None

@@ -324,6 +324,11 @@ def check_numbers(numbers: U32, first: int, count: int) -> None:
         )
 
 
+def last_rows(tensor: U32) -> I64:
+    """Return the numbers of the rows that are the last of their tensor in a sorted column."""
+    return np.flatnonzero(np.append(tensor[1:] != tensor[:-1], True)[: len(tensor)])
+
+
 def starts_of(lengths: I64) -> I64:
     """Return where rows of these lengths start when they lie one after another, and where they end."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
