@@ -1,0 +1,106 @@
+"""The program `fwstore`: declares the commands, runs one, and turns its failure into one line.
+
+Invariant: without `--debug` no traceback is shown, and the exit code is one of `exits.ExitCode`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from fwstore import FwstoreError
+from fwstore_cli.care import add_care_commands
+from fwstore_cli.change import add_change_commands
+from fwstore_cli.compare import add_diff_command
+from fwstore_cli.exits import ExitCode, exit_code, exit_table
+from fwstore_cli.layers import add_inspect_command
+from fwstore_cli.show import add_show_commands
+from fwstore_cli.transfer import add_transfer_commands
+
+_DEBUG = "--debug"
+
+
+def make_app() -> typer.Typer:
+    """Return the program with all of its commands."""
+    codes = exit_table().replace("\n", "\n\n")
+    app = typer.Typer(
+        name="fwstore",
+        help="Checkpoints of training runs in an object store.",
+        epilog=f"Exit codes:\n\n{codes}",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    add_show_commands(app)
+    add_inspect_command(app)
+    add_diff_command(app)
+    add_care_commands(app)
+    add_change_commands(app)
+    add_transfer_commands(app)
+    return app
+
+
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option(_DEBUG, help="Show the traceback of an error; also after a command.")
+    ] = False,
+) -> None:
+    if show_version:
+        Console().print(version("fwstore"), highlight=False)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the program on the arguments of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    debug = _DEBUG in arguments
+    # The option means the same wherever it stands, as people add it to the end of a line that failed.
+    words = [word for word in arguments if word != _DEBUG]
+    program = typer.main.get_command(make_app())
+    try:
+        return int(program.main(words, prog_name="fwstore", standalone_mode=False) or ExitCode.OK)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.TyperException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; what is still buffered must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", "interrupted", ExitCode.INTERRUPTED, words)
+    except FwstoreError as error:
+        if debug:
+            raise
+        return _fail(error.code, error.message, exit_code(error), words)
+    except Exception as error:
+        if debug:
+            raise
+        message = f"{type(error).__name__}: {error} (a bug of fwstore; {_DEBUG} shows where)"
+        return _fail("internal_error", message, ExitCode.BUG, words)
+
+
+def _fail(kind: str, message: str, code: ExitCode, words: Sequence[str]) -> int:
+    if "--json" in words:
+        report = {"error": {"code": kind, "message": message, "exit_code": int(code)}}
+        sys.stderr.write(json.dumps(report) + "\n")
+    else:
+        sys.stderr.write(f"fwstore: {message}\n")
+    return int(code)

@@ -1,0 +1,130 @@
+"""Import of foreign checkpoints as snapshots of a run.
+
+Invariant: the snapshot becomes visible whole or not at all, and a run that the import itself began is
+removed again when it fails. Memory does not grow with the size of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwstore import AlreadyExists, DeviceArray, FwstoreError, Piece, Run, Shard
+from fwstore_migrate.files import FileSource
+from fwstore_migrate.states import ForeignState
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """How a foreign checkpoint enters a run.
+
+    Attributes:
+        step: The step it becomes.
+        under: A key to put the whole state under, such as "model"; None for none.
+        append: Allow a run that exists. Whoever writes to it is fenced.
+    """
+
+    step: int = 0
+    under: str | None = None
+    append: bool = False
+
+
+def import_checkpoint(
+    run: Run, foreign: ForeignState, options: ImportOptions, advance: Advance | None = None
+) -> None:
+    """Store a foreign checkpoint as one snapshot of a run.
+
+    Args:
+        run: The run, which need not exist yet.
+        foreign: What `open_foreign` returned.
+        options: How it enters the run.
+        advance: Told the bytes read, from any thread.
+
+    Raises:
+        AlreadyExists: The run exists and `append` is not set, or it has the step.
+        FwstoreError: The checkpoint cannot be read or stored; nothing of it is visible.
+    """
+    exists = run.exists()
+    _check_target(run, options, exists=exists)
+    state = foreign.state if options.under is None else {options.under: foreign.state}
+    try:
+        with run.writer() as writer:
+            writer.save(options.step, _counted(state, advance)).result()
+    except BaseException:
+        if not exists:
+            _forget(run)
+        raise
+
+
+def _check_target(run: Run, options: ImportOptions, *, exists: bool) -> None:
+    if exists and not options.append:
+        raise AlreadyExists(
+            f"run {run.name!r} exists; choose another name, or --append to add a step to it, which "
+            "stops a job that is writing to it"
+        )
+    if exists and any(found.step == options.step for found in run.checkpoints()):
+        raise AlreadyExists(f"run {run.name!r} has step {options.step}; choose another --step")
+
+
+def _forget(run: Run) -> None:
+    # The reason for the failure is being raised; that the store also refuses the clean-up adds nothing.
+    with contextlib.suppress(FwstoreError):
+        if run.exists() and not run.checkpoints():
+            run.delete()
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted(FileSource):
+    """A source that tells how many bytes were read from it."""
+
+    source: DeviceArray
+    advance: Advance
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def copy_to_host(self, slices: tuple[slice, ...], target: NDArray[Any]) -> None:
+        self.source.copy_to_host(slices, target)
+        self.advance(target.nbytes)
+
+
+def _counted(state: Any, advance: Advance | None) -> Any:
+    return state if advance is None else _Counting(advance).visit(state)
+
+
+class _Counting:
+    """Rebuilds a state with counted sources; a shard that stands twice stays one shard."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._made: dict[int, Shard] = {}
+
+    def visit(self, value: Any) -> Any:
+        if isinstance(value, Shard):
+            if id(value) not in self._made:
+                self._made[id(value)] = replace(
+                    value, pieces=tuple(self._piece(piece) for piece in value.pieces)
+                )
+            return self._made[id(value)]
+        if isinstance(value, dict):
+            return type(value)((key, self.visit(entry)) for key, entry in value.items())
+        if type(value) in (list, tuple):
+            return type(value)(self.visit(entry) for entry in value)
+        return value
+
+    def _piece(self, piece: Piece) -> Piece:
+        if isinstance(piece.array, np.ndarray):
+            return piece
+        return Piece(piece.box, _Counted(piece.array, self._advance))
