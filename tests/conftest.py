@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from support.ceph import Gateway, serve_rgw
 from support.moto import MotoServer, serve_moto
 
 hypothesis.settings.register_profile("quick", deadline=None, print_blob=True)
@@ -53,6 +54,19 @@ def moto_server() -> Iterator[MotoServer]:
     """A moto S3 server for the session."""
     with serve_moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rgw_gateway() -> Iterator[Gateway]:
+    """A Ceph gateway for the session: an S3 server whose conditional writes are atomic."""
+    with serve_rgw() as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def rgw_bucket(rgw_gateway: Gateway) -> str:
+    """The name of a bucket of the gateway; tests keep apart by prefix."""
+    return rgw_gateway.make_bucket()
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ Invariant: the views alias the caller's memory, in order, and none is empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 from typing_extensions import Buffer
 
 from fwstore.base.errors import InvalidInput
@@ -42,3 +43,20 @@ def skip_bytes(views: list[memoryview], count: int) -> list[memoryview]:
 
 def _is_flat(view: memoryview) -> bool:
     return view.format == "B" and view.ndim == 1 and view.contiguous
+
+
+def copy_into(views: Iterable[memoryview], source: Buffer) -> None:
+    """Fill the views from the beginning of `source`, letting other threads run meanwhile."""
+    content = np.frombuffer(memoryview(source), np.uint8)
+    position = 0
+    for view in views:
+        np.copyto(np.frombuffer(view, np.uint8), content[position : position + view.nbytes])
+        position += view.nbytes
+
+
+def private_copies(views: Iterable[memoryview], piece_bytes: int) -> Iterator[Buffer]:
+    """Yield the bytes of the views in memory of their own, in pieces of at most `piece_bytes`."""
+    for view in views:
+        content = np.frombuffer(view, np.uint8)
+        for start in range(0, view.nbytes, piece_bytes):
+            yield content[start : start + piece_bytes].copy().data

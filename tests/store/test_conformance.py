@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,22 +14,9 @@ from fwstore.base.errors import AlreadyExists, Corrupt, InvalidInput, LimitExcee
 from fwstore.sched.runtime import Runtime
 from fwstore.store.base import ReadInto, Store
 from fwstore.store.create import create_once
-from fwstore.store.directory import DirectoryStore
-from fwstore.store.memory import MemoryStore
 
 MIB = 1 << 20
 LIMIT = 64 * MIB
-
-
-@pytest.fixture(params=["memory", "directory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, runtime: Runtime) -> Iterator[Store]:
-    made: Store
-    if request.param == "memory":
-        made = MemoryStore(runtime)
-    else:
-        made = DirectoryStore(tmp_path / "new" / "root", runtime)
-    yield made
-    made.close()
 
 
 def put(store: Store, key: str, content: bytes = b"x") -> None:

@@ -1,0 +1,149 @@
+"""The obstore clients of one bucket.
+
+Invariant: a conditional request is sent at most once. A client that repeats it by itself could meet its
+own first attempt and report that another one has won.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from fwstore.base.config import Environment, Limits
+from fwstore.base.errors import InvalidInput
+from fwstore.store.bucket import BucketAddress
+from fwstore.store.library import load_obstore
+
+_CONNECT_TIMEOUT_S = 5
+_RETRIES_MAX = 20
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_SECRET_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+)
+_PUBLIC_OPTIONS = frozenset({"endpoint", "region", "allow_http"})
+_SECRET_CHARACTERS_MIN = 6
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Two clients of one bucket, and the library they belong to.
+
+    Attributes:
+        library: The package `obstore` of this process.
+        once: Sends each request once.
+        patient: Repeats requests; for operations of many requests that only it can repeat: listings and
+            uploads in parts.
+        process: The process whose threads serve them.
+    """
+
+    library: Any
+    once: Any
+    patient: Any
+    process: int
+
+
+class ClientMaker:
+    """Makes the clients of one bucket, anew in each forked process.
+
+    Args:
+        address: The bucket.
+        options: As given to `open_store`.
+        limits: Timeouts.
+        environment: Where credentials and endpoints may be named.
+    """
+
+    def __init__(
+        self,
+        address: BucketAddress,
+        options: Mapping[str, object],
+        limits: Limits,
+        environment: Environment,
+    ) -> None:
+        self._address = address
+        self._options = dict(options)
+        self._limits = limits
+        self._environment = environment
+        self._clients: Clients | None = None
+
+    @property
+    def secrets(self) -> list[str]:
+        """Texts that must never be shown."""
+        given = [str(value) for name, value in self._options.items() if name not in _PUBLIC_OPTIONS]
+        found = [self._environment.text(name) or "" for name in _SECRET_VARIABLES]
+        # Shorter ones are flags and numbers, whose removal would garble messages.
+        return [text for text in (*given, *found) if len(text) >= _SECRET_CHARACTERS_MIN]
+
+    def clients(self) -> Clients:
+        """Return the clients of this process."""
+        if self._clients is None or self._clients.process != os.getpid():
+            library = load_obstore()
+            make = self._constructor(library)
+            self._clients = Clients(
+                library, make({"max_retries": 0}), make(self._retries()), os.getpid()
+            )
+        return self._clients
+
+    def close(self) -> None:
+        """Drop the clients; they are made anew when needed."""
+        self._clients = None
+
+    def _constructor(self, library: Any) -> Callable[[dict[str, object]], Any]:
+        address = self._address
+        config = self._config()
+        allow_http = config.pop("allow_http", None)
+        client_options = {
+            "timeout": timedelta(seconds=self._limits.request_timeout_s),
+            "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
+            "user_agent": "fwstore",
+            "allow_http": self._is_plain_http(config) if allow_http is None else bool(allow_http),
+        }
+        extra = {"credential_provider": provider} if (provider := self._provider()) else {}
+        kinds = {"s3": "S3Store", "gcs": "GCSStore", "azure": "AzureStore"}
+        kind = getattr(library.store, kinds[address.kind])
+
+        def make(retries: dict[str, object]) -> Any:
+            return kind(
+                address.bucket,
+                prefix=address.prefix or None,
+                config=config,
+                client_options=client_options,
+                retry_config=retries,
+                **extra,
+            )
+
+        return make
+
+    def _config(self) -> dict[str, object]:
+        config = dict(self._options)
+        for name in ("endpoint", "region"):
+            value = getattr(self._address, name)
+            if value is not None and config.setdefault(name, value) != value:
+                raise InvalidInput(
+                    f"{name} of {self._address.url} differs between address and options"
+                )
+        return config
+
+    def _is_plain_http(self, config: Mapping[str, object]) -> bool:
+        names = (config.get("endpoint"), *map(self._environment.text, _ENDPOINTS))
+        return next((str(name) for name in names if name), "").startswith("http://")
+
+    def _retries(self) -> dict[str, object]:
+        return {
+            "max_retries": _RETRIES_MAX,
+            "retry_timeout": timedelta(seconds=self._limits.request_timeout_s),
+        }
+
+    def _provider(self) -> object | None:
+        if self._address.kind != "s3" or "access_key_id" in self._options:
+            return None
+        from fwstore.store.s3_credentials import find_provider
+
+        return find_provider(self._environment)
