@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fwstore.plan.box import Box
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.tensor import DTensor
@@ -21,6 +20,7 @@ from fwstore.base.errors import InvalidInput, UnsupportedValue
 from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.format.state import ForeignValue
+from fwstore.plan.box import Box
 from fwstore_torch.device import DeviceTensor, raw_view
 from fwstore_torch.layouts import layout_of
 

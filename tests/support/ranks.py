@@ -28,7 +28,8 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    pipes, processes = [], []
+    pipes: list[Any] = []
+    processes = []
     for rank in range(world_size):
         here, there = _context.Pipe(duplex=False)
         process = _context.Process(
@@ -52,7 +53,7 @@ def _collect(pipes: list[Any]) -> list[Any]:
     results: dict[int, Any] = {}
     while len(results) < len(pipes):
         waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
-        ready = wait(waiting, DEADLINE_S)
+        ready: list[Any] = wait(waiting, DEADLINE_S)
         assert ready, (
             f"ranks {[r for r in range(len(pipes)) if r not in results]} did not end in time"
         )
