@@ -7,7 +7,7 @@ production and inline, one operation after the other, in simulation.
 from fwstore.sched.budget import Budget
 from fwstore.sched.buffers import BufferPool, Lease, PoolStatistics
 from fwstore.sched.inline import InlineScheduler
-from fwstore.sched.locks import Condition, Lock
+from fwstore.sched.locks import Condition, Lock, renew_after_fork
 from fwstore.sched.retry import retry
 from fwstore.sched.runtime import Runtime, system_runtime
 from fwstore.sched.scheduler import Event, Scheduler
@@ -25,6 +25,7 @@ __all__ = [
     "Runtime",
     "Scheduler",
     "ThreadScheduler",
+    "renew_after_fork",
     "retry",
     "system_runtime",
 ]
