@@ -22,8 +22,8 @@ from fwstore.format.leaf import Leaf, encode_leaves
 from fwstore.format.packtable import PACKS_PER_PART, PackInfo, encode_pack_table
 from fwstore.format.paths import display_path
 from fwstore.format.root import LeafRef, LineageRef, PackTableRef, Root, Totals, encode_root
-from fwstore.plan.grid import Grid
 from fwstore.plan.coverage import check_coverage
+from fwstore.plan.grid import Grid
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 

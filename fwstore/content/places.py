@@ -119,8 +119,8 @@ def no_places() -> Places:
     )
 
 
-def join_places(parts: Sequence[Places]) -> Places:
-    """Return all rows sorted by tensor and cell; a pack that several parts name stands once."""
+def concat_places(parts: Sequence[Places]) -> Places:
+    """Return all rows in their order; a pack that several parts name stands once."""
     parts = [no_places(), *parts]
     lineages, renumbered = join_lineages([part.lineages for part in parts])
     numbers: dict[PackInfo, int] = {}
@@ -129,7 +129,7 @@ def join_places(parts: Sequence[Places]) -> Places:
         packs = (replace(pack, lineage=lineage_numbers[pack.lineage]) for pack in part.packs)
         new = np.array([numbers.setdefault(pack, len(numbers)) for pack in packs], np.uint32)
         pack_columns.append(new[part.pack])
-    joined = Places(
+    return Places(
         lineages,
         tuple(numbers),
         np.concatenate([part.tensor for part in parts]),
@@ -141,7 +141,6 @@ def join_places(parts: Sequence[Places]) -> Places:
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.digests for part in parts]),
     )
-    return joined.take(np.lexsort((joined.cell, joined.tensor)))
 
 
 def concat_boxes(parts: Sequence[Boxes]) -> Boxes:
