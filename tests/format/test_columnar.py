@@ -11,6 +11,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fwstore.base.errors import Corrupt, InvalidInput, LimitExceeded, Unsupported
 from fwstore.format.columnar import (
@@ -37,38 +38,32 @@ SCHEMA: Schema = {
 HEADER, ENTRY = struct.Struct("<8sIHH"), struct.Struct("<BBHIII")
 
 
-def numbers(top: int) -> st.SearchStrategy[list[int]]:
+def rows(top: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, top) | st.integers(0, min(top, 300)), max_size=40)
 
 
 @given(
-    plain=numbers(2**64 - 1),
-    delta=numbers(2**64 - 1),
-    small=numbers(2**32 - 1),
-    signed=numbers(2**63 - 1),
-    byte=numbers(255),
+    numbers=st.fixed_dictionaries(
+        {
+            "plain": rows(2**64 - 1),
+            "delta": rows(2**64 - 1),
+            "small": rows(2**32 - 1),
+            "signed": rows(2**63 - 1),
+            "byte": rows(255),
+        }
+    ),
     fixed=st.lists(st.binary(min_size=3, max_size=3), max_size=60),
     texts=st.lists(st.binary(max_size=50), max_size=40),
     meta=st.binary(max_size=100),
 )
 def test_what_is_encoded_is_parsed(
-    plain: list[int],
-    delta: list[int],
-    small: list[int],
-    signed: list[int],
-    byte: list[int],
-    fixed: list[bytes],
-    texts: list[bytes],
-    meta: bytes,
+    numbers: dict[str, list[int]], fixed: list[bytes], texts: list[bytes], meta: bytes
 ) -> None:
-    columns = {
-        "plain": np.array(plain, np.uint64),
-        "delta": np.array(delta, np.uint64),
-        "small": np.array(small, np.uint32),
-        "signed": np.array(signed, np.int64),
-        "byte": np.array(byte, np.uint8),
-        "fixed": np.frombuffer(b"".join(fixed), np.uint8).reshape(-1, 3),
+    dtypes = {"plain": "u8", "delta": "u8", "small": "u4", "signed": "i8", "byte": "u1"}
+    columns: dict[str, NDArray[Any]] = {
+        name: np.array(numbers[name], dtype) for name, dtype in dtypes.items()
     }
+    columns["fixed"] = np.frombuffer(b"".join(fixed), np.uint8).reshape(-1, 3)
     stored = encode_table("test", SCHEMA, {**columns, "texts": texts}, meta)
     table = parse_table("test", SCHEMA, stored)
     assert table.meta == meta

@@ -145,7 +145,6 @@ def test_parsing_a_leaf_that_claims_everything_stays_within_bounds() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    print(peak / MIB, len(stored))
     assert peak <= 64 * MIB + 2 * len(stored)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -117,7 +119,7 @@ def test_merging_adjacent_runs_keeps_every_cell(rows: list[Run]) -> None:
 
     merged = run_rows(merge_runs(RunTable.of(rows)))
     assert cells(merged) == cells(rows)
-    for left, right in zip(merged, merged[1:], strict=False):
+    for left, right in pairwise(merged):
         continues = left[0] == right[0] and left[3] == right[3]
         assert not (continues and left[1] + left[2] == right[1] and left[4] + left[2] == right[4])
 

@@ -184,7 +184,7 @@ def test_order_repeats_and_self_ties_are_refused() -> None:
     one = TensorInfo(("a",), "int8", (), ())
     two = TensorInfo(("b",), "int8", (), ())
     for infos in ([two, one], [one, one], [TensorInfo(("a",), "int8", (), (), alias=("a",))]):
-        with pytest.raises(InvalidInput, match="tensor [ab] "):
+        with pytest.raises(InvalidInput, match=r"tensor [ab] "):
             tensor_columns(infos)
 
 

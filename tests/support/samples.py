@@ -126,7 +126,7 @@ def sample_root() -> Root:
         wall_time=1_780_000_000.25,
         leaves=(
             LeafRef(0, 7, ("a",), ("m", 3, "w"), 4000, digest),
-            LeafRef(6, 2, ("m", 3, "w"), ("z", -1), 9000, digest[::-1]),
+            LeafRef(6, 2, ("m", 3, "w"), ("z", -1, ""), 9000, digest[::-1]),
         ),
         pack_tables=(PackTableRef(0, 4096, 200_000, digest), PackTableRef(4096, 2, 300, digest)),
         lineages=(own, donor),
@@ -184,3 +184,15 @@ def _sample_chunks() -> Iterator[tuple[ChunkEntry, bytes, bytes]]:
             raw,
             stored,
         )
+
+
+def large_leaf() -> Leaf:
+    """Return a leaf whose columns are worth compressing."""
+    tensors = tuple(
+        TensorInfo(("layers", number, "w"), "float32", (4096, 64), ((1, 16), (1, 64)))
+        for number in range(100)
+    )
+    runs = [
+        (tensor, part * 64, 64, part, tensor * 64) for tensor in range(100) for part in range(4)
+    ]
+    return Leaf(0, tensors, RunTable.of(runs), FragmentTable.of())
