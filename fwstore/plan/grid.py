@@ -89,10 +89,10 @@ class Grid:
     @cached_property
     def real(self) -> int:
         """Cells that hold elements."""
-        return math.prod(self._real_along)
+        return math.prod(self.real_along)
 
     @cached_property
-    def _real_along(self) -> tuple[int, ...]:
+    def real_along(self) -> tuple[int, ...]:
         """Cells along every dimension that hold elements."""
         return tuple(
             int(self._real_cells(axis, np.array([blocks], np.int64))[0])
@@ -186,7 +186,7 @@ class Grid:
         count = np.zeros_like(position)
         agree = np.ones_like(position)
         for axis in range(len(coordinates)):
-            count += agree * skipped[axis] * math.prod(self._real_along[axis + 1 :])
+            count += agree * skipped[axis] * math.prod(self.real_along[axis + 1 :])
             agree = agree * in_block[axis]
         agree = np.ones_like(position)
         for axis, (_, cell) in enumerate(coordinates):

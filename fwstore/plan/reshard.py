@@ -68,14 +68,10 @@ class ReadTable:
         return len(self.pack)
 
     def __iter__(self) -> Iterator[ChunkRead]:
-        for number in range(len(self)):
-            yield ChunkRead(
-                int(self.pack[number]),
-                int(self.chunk[number]),
-                _box(self.stored_offsets[number], self.stored_sizes[number]),
-                _box(self.wanted_offsets[number], self.wanted_sizes[number]),
-                int(self.piece[number]),
-            )
+        stored = _boxes(self.stored_offsets, self.stored_sizes)
+        wanted = _boxes(self.wanted_offsets, self.wanted_sizes)
+        columns = self.pack.tolist(), self.chunk.tolist(), stored, wanted, self.piece.tolist()
+        return map(ChunkRead, *columns)
 
     @property
     def complete(self) -> NDArray[np.bool_]:
@@ -217,5 +213,5 @@ def _joined(parts: Sequence[ReadTable], rank: int) -> ReadTable:
     )
 
 
-def _box(offsets: I64, sizes: I64) -> Box:
-    return Box(tuple(offsets.tolist()), tuple(sizes.tolist()))
+def _boxes(offsets: I64, sizes: I64) -> Iterator[Box]:
+    return map(Box, map(tuple, offsets.tolist()), map(tuple, sizes.tolist()))
