@@ -6,7 +6,7 @@ its record, and never deleted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import blake3
 
@@ -27,7 +27,7 @@ from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
 
-_LISTS_KEPT = 4
+_LISTS_KEPT = 16
 
 
 class CondemnedKeys:
@@ -61,6 +61,10 @@ class CondemnedKeys:
         except NotFound:
             # Its tables are gone, so it was collected: nothing may rest on it.
             return True
+
+    def know(self, uses: Uses, packs: Iterable[str]) -> None:
+        """Take the packs of a snapshot from who has just written its tables, rather than read them."""
+        self._packs = (uses, frozenset(packs))
 
     def _list(self, entry: CondemnEntry) -> frozenset[str]:
         known = self._lists.pop(entry.token, None)
@@ -106,11 +110,6 @@ def write_condemned(
     if not create_once(store, keys.condemned(condemned.token), [stored], runtime):
         raise Corrupt(f"{keys.condemned(condemned.token)} in {store.url} is another's list")
     return _reference(stored)
-
-
-def total_bytes(rows: Sequence[CondemnedKey]) -> int:
-    """Return the bytes under some keys."""
-    return sum(row.size for row in rows)
 
 
 def _reference(stored: bytes) -> ObjectRef:

@@ -6,7 +6,7 @@ the records before it alone. `refusal` is the one place that decides it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -117,7 +117,7 @@ class Fold:
 
         Holds are roots too, but name no snapshot of this log: see `holds`.
         """
-        roots = {entry.id: "live" for entry in self.live()}
+        roots = {entry.id: "on offer" for entry in self.live()}
         if self.opens and self.closed is None:
             base = self.opens[max(self.opens)].base
             if base in self.entries:
@@ -188,6 +188,14 @@ class Fold:
             condemned=tuple(self.condemned.values()),
         )
 
+    def imagine(self, *, without_pins: Iterable[str], expired: Iterable[str]) -> Fold:
+        """Return a copy in which pins were lifted and snapshots expired, for plans without writing."""
+        copy = Fold.restore(self.lineage, self.seq, self.digest, self.export())
+        for pin in without_pins:
+            copy.pins.pop(pin, None)
+        copy.expired |= dict.fromkeys(expired)
+        return copy
+
     @staticmethod
     def restore(lineage: str, seq: int, digest: str, state: FoldState) -> Fold:
         """Return the fold that `export` described."""
@@ -233,11 +241,8 @@ class Fold:
 
     def _uses(self, body: AnyBody) -> Uses | None:
         match body:
-            case Commit() | Publish():
-                root = body.root if body.foreign else None
-                return _with_manifest(body.snapshot, root, body.tables, body.groups)
-            case Hold():
-                return _with_manifest(body.snapshot, None, body.tables, body.groups)
+            case Commit() | Publish() | Hold():
+                return uses_of(body)
             case Pin():
                 return self._uses_of(body.snapshot)
             case Open() if body.base is not None:
@@ -378,12 +383,12 @@ def entry_of(record: Record, body: Commit | Publish) -> SnapshotEntry:
     )
 
 
-def uses_of(entry: SnapshotEntry | HoldEntry) -> Uses:
+def uses_of(reference: SnapshotEntry | HoldEntry | Commit | Publish | Hold) -> Uses:
     """Return what a snapshot or a hold refers to."""
-    if isinstance(entry, HoldEntry):
-        return _with_manifest(entry.snapshot, None, entry.tables, entry.groups)
-    root = entry.root if entry.foreign else None
-    return _with_manifest(entry.id, root, entry.tables, entry.groups)
+    name = reference.id if isinstance(reference, SnapshotEntry) else reference.snapshot
+    foreign = not isinstance(reference, Hold | HoldEntry) and reference.foreign
+    root = reference.root if foreign else None
+    return _with_manifest(name, root, reference.tables, reference.groups)
 
 
 def _with_manifest(

@@ -6,7 +6,7 @@ after an attempt of unknown outcome before its slot was read back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -26,7 +26,7 @@ from fwstore.format.keys import LineageKeys
 from fwstore.format.record import AnyBody, Record, encode_record, parse_record, record_digest
 from fwstore.log.condemned import CondemnedKeys
 from fwstore.log.derive import Deriver
-from fwstore.log.fold import Fold, Refusal
+from fwstore.log.fold import Fold, Refusal, Uses
 from fwstore.log.packs import PackReader
 from fwstore.log.tail import BATCH_MAX, Bounds, SlotReader
 from fwstore.sched import Runtime
@@ -112,6 +112,10 @@ class Log:
         raise Unavailable(
             f"{_LOST_SLOTS_MAX} slots of the log of {self.keys.label} were lost to other writers"
         )
+
+    def know_packs(self, uses: Uses, packs: Iterable[str]) -> None:
+        """Say which packs a snapshot refers to, so that appending its record need not read its tables."""
+        self._resolver.know(uses, packs)
 
     def records(self, first: int = 0, last: int | None = None) -> Iterator[Record]:
         """Yield the records of slots from `first` to `last`, or to the end of the log."""

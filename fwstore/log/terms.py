@@ -6,7 +6,7 @@ log that was fenced. The order of steps is section 4 of docs/spec/log.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from fwstore.base.errors import (
@@ -25,7 +25,7 @@ from fwstore.format.names import validate_name
 from fwstore.format.record import AnyBody, Commit, Fence, Open, Pin, Unpin
 from fwstore.format.summary import SnapshotEntry
 from fwstore.format.vote import Receipt, Vote, encode_vote
-from fwstore.log.fold import Fold
+from fwstore.log.fold import Fold, uses_of
 from fwstore.log.history import canonical_chain, view_of
 from fwstore.log.lineage import birth, claim_name, find, open_log
 from fwstore.log.log import Log
@@ -97,8 +97,13 @@ class Term:
         """Where the run is."""
         return self.log.keys
 
-    def commit(self, commit: Commit) -> SnapshotEntry:
+    def commit(self, commit: Commit, packs: Iterable[str] | None = None) -> SnapshotEntry:
         """Append a snapshot whose packs and manifest are durable; a repeated call finds the first.
+
+        Args:
+            commit: The snapshot.
+            packs: Keys of all packs of the run that its tables list; without them the tables are read back
+                where its groups meet condemned ones.
 
         Raises:
             Fenced: A newer job owns the run.
@@ -109,6 +114,8 @@ class Term:
         def make(fold: Fold) -> AnyBody | None:
             return None if commit.snapshot in fold.entries else commit
 
+        if packs is not None:
+            self.log.know_packs(uses_of(commit), packs)
         self.log.append(make, term=self.number)
         self._unpin_base()
         return self.log.fold.entries[commit.snapshot]

@@ -1,0 +1,264 @@
+"""Garbage collection of one lineage at one site: expire, condemn, delete, swept.
+
+Invariant: any worker may stop after any operation and any other may go on; the order of the steps is
+section 2 of docs/spec/garbage.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from fwstore.base.errors import NotFound
+from fwstore.care.orphans import (
+    COORDINATION,
+    LATE_COPY,
+    find_coordination,
+    find_orphans,
+    late_copies,
+)
+from fwstore.care.retain import append_expire, finished_pins, lift_pins, plan_retention
+from fwstore.care.survey import Survey
+from fwstore.format.record import AnyBody, Foreign, Swept
+from fwstore.format.summary import CondemnEntry, PinEntry, SnapshotEntry
+from fwstore.log.fold import Fold
+from fwstore.log.lineage import mark_closed
+from fwstore.log.log import Log
+from fwstore.log.pins import unpin
+from fwstore.plan.mark import Garbage
+from fwstore.plan.retention import Keep, RetentionPlan, Verdict, describe_keep
+
+TAILS_S = 14 * 86_400.0
+_DELETE_BATCH = 1000
+
+Explain = Callable[[Garbage], None]
+OpenForeign = Callable[[Foreign], Log | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GcOptions:
+    """How one collection goes about it.
+
+    Attributes:
+        keep: Retention of the canonical chain; None expires nothing of it.
+        dry_run: Plan and explain, write and delete nothing.
+        orphans: Also LIST the lineage for what no record knows.
+        grace_s: Delete only what was condemned so long ago; for the comfort of readers.
+        tails_s: Age at which snapshots beside the canonical chain expire.
+        explain: Called for every key that is garbage.
+        open_foreign: Opens the log of a lineage whose packs were borrowed, to lift the pin there.
+    """
+
+    keep: Keep | None = None
+    dry_run: bool = False
+    orphans: bool = True
+    grace_s: float = 0.0
+    tails_s: float = TAILS_S
+    explain: Explain = lambda _: None
+    open_foreign: OpenForeign = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageLine:
+    """Garbage of one kind and group.
+
+    Attributes:
+        reason: Why it is garbage.
+        term: Term that wrote it.
+        save: Save that wrote it.
+        snapshots: Snapshots that were given up with it.
+        objects: How many keys.
+        bytes: Their bytes.
+    """
+
+    reason: str
+    term: int
+    save: int
+    snapshots: tuple[str, ...]
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What a collection did, or would do.
+
+    Attributes:
+        dry_run: Nothing was written.
+        kept: Snapshots on offer that stay, with why.
+        expired: Snapshots that are no longer offered, with why.
+        garbage: What was found to be garbage, by group.
+        pins_lifted: Base pins that had served.
+        objects_deleted: Keys deleted by this call, also of earlier lists.
+        bytes_deleted: Their bytes as they were when condemned.
+    """
+
+    dry_run: bool
+    kept: tuple[Verdict, ...]
+    expired: tuple[Verdict, ...]
+    garbage: tuple[GarbageLine, ...]
+    pins_lifted: int
+    objects_deleted: int
+    bytes_deleted: int
+
+    @property
+    def bytes_garbage(self) -> int:
+        """Bytes found to be garbage."""
+        return sum(line.bytes for line in self.garbage)
+
+
+def collect(log: Log, options: GcOptions) -> GcReport:
+    """Apply retention to a lineage and free what nothing needs.
+
+    Raises:
+        Conflict: Others changed the log faster than it could be marked; call again.
+        Corrupt: A pack table or a list is damaged; nothing was deleted on its account.
+        Unavailable: The store did not answer; what was begun is completed by the next call.
+    """
+    return _Collection(log, options).run()
+
+
+class _Collection:
+    def __init__(self, log: Log, options: GcOptions) -> None:
+        self._log = log
+        self._options = options
+        self._lines: dict[tuple[str, int, int], tuple[set[str], int, int]] = {}
+        self._objects = 0
+        self._bytes = 0
+
+    def run(self) -> GcReport:
+        fold = self._log.refresh()
+        pins = finished_pins(fold)
+        plan = self._preview(fold, pins) if self._options.dry_run else self._act(pins)
+        return GcReport(
+            dry_run=self._options.dry_run,
+            kept=plan.kept,
+            expired=plan.expired,
+            garbage=self._garbage_lines(),
+            pins_lifted=len(pins),
+            objects_deleted=self._objects,
+            bytes_deleted=self._bytes,
+        )
+
+    def _plan(self, fold: Fold) -> RetentionPlan:
+        if fold.closed is not None:
+            return RetentionPlan((), ())
+        before = self._log.runtime.clock.wall() - self._options.tails_s
+        return plan_retention(fold, self._options.keep, before)
+
+    def _act(self, pins: Sequence[PinEntry]) -> RetentionPlan:
+        log, keep = self._log, self._options.keep
+        lift_pins(log, pins)
+        plan = self._plan(log.fold)
+        append_expire(log, plan.expired, describe_keep(keep) if keep else "old tails")
+        if log.fold.closed is not None:
+            mark_closed(log)
+        survey = Survey(log)
+        for given in survey.batches(survey.given_up(log.fold)):
+            self._count(survey.condemn(given, self._return_borrowed))
+        self._sweep(survey)
+        if self._options.orphans:
+            for given in find_orphans(log, log.fold):
+                self._delete_late(late_copies(survey, log.fold, given))
+                self._count(survey.condemn(given))
+            self._sweep(survey)
+            self._delete_coordination()
+        return plan
+
+    def _preview(self, fold: Fold, pins: Sequence[PinEntry]) -> RetentionPlan:
+        lifted = fold.imagine(without_pins=[pin.pin for pin in pins], expired=())
+        plan = self._plan(lifted)
+        imagined = lifted.imagine(without_pins=(), expired=[v.id for v in plan.expired])
+        survey = Survey(self._log)
+        for given in survey.batches(survey.given_up(imagined)):
+            garbage = survey.mark(imagined, given)
+            self._count(garbage)
+            survey.skip(garbage)
+        if self._options.orphans:
+            for given in find_orphans(self._log, imagined):
+                self._count(_renamed(late_copies(survey, imagined, given), LATE_COPY))
+                self._count(survey.mark(imagined, given))
+            self._count(_messages(self._log, imagined))
+        return plan
+
+    def _return_borrowed(self, ending: Sequence[SnapshotEntry]) -> None:
+        """Lift pins in other lineages that only the ending snapshots needed."""
+        names = {entry.id for entry in ending}
+        others = [e for name, e in tuple(self._log.fold.entries.items()) if name not in names]
+        needed = {foreign.pin for entry in others for foreign in entry.foreign}
+        for entry in ending:
+            for foreign in entry.foreign:
+                donor = self._options.open_foreign(foreign) if foreign.pin not in needed else None
+                if donor is not None:
+                    _lift_borrowed(donor, foreign.pin)
+
+    def _sweep(self, survey: Survey) -> None:
+        """Delete what is condemned and not yet swept, whoever condemned it."""
+        before = self._log.runtime.clock.wall() - self._options.grace_s
+        for entry in tuple(self._log.fold.condemned.values()):
+            if not entry.swept and entry.wall_time <= before:
+                self._delete([row.key for row in survey.read_list(entry)])
+                self._bytes += entry.bytes
+                self._log.append(_swept(entry))
+
+    def _delete_late(self, garbage: Sequence[Garbage]) -> None:
+        self._count(_renamed(garbage, LATE_COPY))
+        self._delete([found.key for found in garbage])
+        self._bytes += sum(found.size for found in garbage)
+
+    def _delete_coordination(self) -> None:
+        messages = _messages(self._log, self._log.fold)
+        self._count(messages)
+        self._delete([found.key for found in messages])
+        self._bytes += sum(found.size for found in messages)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        log = self._log
+        starts = range(0, len(keys), _DELETE_BATCH)
+        batches = [keys[start : start + _DELETE_BATCH] for start in starts]
+        log.runtime.scheduler.map(log.store.delete, batches)
+        self._objects += len(keys)
+
+    def _count(self, garbage: Iterable[Garbage]) -> None:
+        for found in garbage:
+            self._options.explain(found)
+            place = (found.reason, found.term, found.save)
+            snapshots, objects, size = self._lines.get(place, (set(), 0, 0))
+            if found.snapshot:
+                snapshots.add(found.snapshot)
+            self._lines[place] = (snapshots, objects + 1, size + found.size)
+
+    def _garbage_lines(self) -> tuple[GarbageLine, ...]:
+        return tuple(
+            GarbageLine(reason, term, save, tuple(sorted(snapshots)), objects, size)
+            for (reason, term, save), (snapshots, objects, size) in sorted(self._lines.items())
+        )
+
+
+def _renamed(garbage: Iterable[Garbage], reason: str) -> list[Garbage]:
+    return [
+        Garbage(found.key, found.size, reason, found.snapshot, found.term, found.save)
+        for found in garbage
+    ]
+
+
+def _messages(log: Log, fold: Fold) -> list[Garbage]:
+    return [
+        Garbage(info.key, info.size, COORDINATION, "", 0, 0)
+        for info in find_coordination(log, fold)
+    ]
+
+
+def _swept(entry: CondemnEntry) -> Callable[[Fold], AnyBody | None]:
+    def make(fold: Fold) -> AnyBody | None:
+        return None if fold.condemned[entry.token].swept else Swept(entry.token)
+
+    return make
+
+
+def _lift_borrowed(donor: Log, token: str) -> None:
+    try:
+        unpin(donor, token)
+    except NotFound:
+        # An earlier worker lifted it and died before it could record the end of the snapshot.
+        return

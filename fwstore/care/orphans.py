@@ -1,0 +1,80 @@
+"""What no record knows: packs and manifests of saves that died, late copies, old coordination objects.
+
+Invariant: something that a writer may still commit is left alone (`is_dead`), and so is whatever has a
+name that fwstore does not make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fwstore.base.errors import Corrupt
+from fwstore.care.survey import Given, Survey
+from fwstore.format.condemned import CONDEMNED_KEYS_MAX
+from fwstore.format.groups import groups_meet
+from fwstore.format.keys import parse_pack_key, parse_snapshot_id
+from fwstore.log.fold import Fold
+from fwstore.log.log import Log
+from fwstore.plan.mark import Garbage, is_dead
+from fwstore.store.base import ObjectInfo
+
+DEAD_PACK = "pack of a save that was never recorded"
+DEAD_MANIFEST = "manifest of a save that was never recorded"
+LATE_COPY = "condemned key that turned up again"
+COORDINATION = "message between the ranks of a dead job"
+
+_COORDINATION_MARGIN_S = 86_400.0
+
+
+def find_orphans(log: Log, fold: Fold) -> Iterator[Given]:
+    """Yield packs and manifests that may be orphans, a bounded number at a time: one LIST of each."""
+    batch: list[Garbage] = []
+    for prefix in (log.keys.packs, log.keys.snapshots):
+        for info in log.store.list(prefix):
+            found = _orphan(log, fold, info)
+            if found is not None:
+                batch.append(found)
+            if len(batch) >= CONDEMNED_KEYS_MAX:
+                yield Given((), tuple(batch))
+                batch = []
+    if batch:
+        yield Given((), tuple(batch))
+
+
+def late_copies(survey: Survey, fold: Fold, given: Given) -> list[Garbage]:
+    """Return candidates that a swept list names: they were condemned and deleted, and landed late."""
+    groups = given.groups
+    wanted = {candidate.key: candidate for candidate in given.candidates}
+    found = []
+    for entry in tuple(fold.condemned.values()):
+        if entry.swept and groups_meet(entry.groups, groups):
+            found += [wanted[row.key] for row in survey.read_list(entry) if row.key in wanted]
+    return found
+
+
+def find_coordination(log: Log, fold: Fold) -> Iterator[ObjectInfo]:
+    """Yield messages written well before the newest open: the jobs that wrote them are gone."""
+    if not fold.opens:
+        return
+    before = fold.opens[max(fold.opens)].wall_time - _COORDINATION_MARGIN_S
+    for info in log.store.list(f"{log.keys.meta}_coord/"):
+        if info.modified < before:
+            yield info
+
+
+def _orphan(log: Log, fold: Fold, info: ObjectInfo) -> Garbage | None:
+    try:
+        if info.key.startswith(log.keys.packs):
+            pack = parse_pack_key(info.key)
+            found = Garbage(info.key, info.size, DEAD_PACK, "", pack.term, pack.save)
+        else:
+            name = info.key.removeprefix(log.keys.snapshots).partition("/")[0]
+            snapshot = parse_snapshot_id(name)
+            if name in fold.entries:
+                return None
+            found = Garbage(info.key, info.size, DEAD_MANIFEST, name, snapshot.term, snapshot.save)
+    except Corrupt:
+        # Not a name of ours: someone else put it there, and it is theirs to delete.
+        return None
+    dead = fold.closed is not None or is_dead(found.term, found.save, fold.newest_term, fold.saves)
+    return found if dead else None

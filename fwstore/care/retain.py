@@ -1,0 +1,98 @@
+"""Retention of one run: what is protected, what expires, which base pins have served.
+
+Invariant: only what `plan_expire` gave up, or an old tail, is expired; a pin, a tag, the newest snapshot and
+the base of the newest open are protected again at every lost slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fwstore.format.record import AnyBody, Expire, Unpin
+from fwstore.format.summary import PinEntry, SnapshotEntry
+from fwstore.log.fold import Fold
+from fwstore.log.history import branches, history, view_of
+from fwstore.log.log import Log
+from fwstore.plan.retention import Keep, RetentionPlan, Verdict, plan_expire
+
+_IDS_PER_RECORD = 128
+
+
+def protected(fold: Fold) -> dict[str, str]:
+    """Return the snapshots that never expire, with why."""
+    reasons = {pin.snapshot: f"pinned: {pin.reason}" for pin in tuple(fold.pins.values())}
+    reasons |= {snapshot: f"tagged {tag!r}" for tag, snapshot in tuple(fold.tags.items())}
+    if fold.opens:
+        base = fold.opens[max(fold.opens)].base
+        if base is not None:
+            reasons.setdefault(base, "base of the open term")
+    return reasons
+
+
+def plan_retention(fold: Fold, keep: Keep | None, tails_before: float) -> RetentionPlan:
+    """Return what stays and what goes, on the chain and beside it.
+
+    Args:
+        fold: The state of the log.
+        keep: The rules for the chain; None keeps all of it.
+        tails_before: Tails saved before this wall time expire.
+    """
+    safe = protected(fold)
+    chain = history(fold)
+    if keep is None:
+        plan = RetentionPlan(tuple(Verdict(e.id, e.step, "no retention rule") for e in chain), ())
+    else:
+        plan = plan_expire(chain, keep, safe)
+    kept, expired = list(plan.kept), list(plan.expired)
+    for tail in _tails(fold):
+        if tail.id in safe:
+            kept.append(Verdict(tail.id, tail.step, safe[tail.id]))
+        elif tail.wall_time >= tails_before or not _superseded(fold, tail):
+            kept.append(Verdict(tail.id, tail.step, "tail, still young"))
+        else:
+            expired.append(Verdict(tail.id, tail.step, f"tail of term {tail.term}"))
+    return RetentionPlan(tuple(kept), tuple(expired))
+
+
+def append_expire(log: Log, verdicts: Sequence[Verdict], reason: str) -> None:
+    """Record that snapshots are no longer offered, but for those that were protected meanwhile."""
+    for start in range(0, len(verdicts), _IDS_PER_RECORD):
+        ids = [verdict.id for verdict in verdicts[start : start + _IDS_PER_RECORD]]
+
+        def make(fold: Fold, ids: list[str] = ids) -> AnyBody | None:
+            safe = protected(fold)
+            gone = [i for i in ids if i in fold.entries and i not in fold.expired and i not in safe]
+            return Expire(tuple(gone), reason) if gone else None
+
+        log.append(make)
+
+
+def finished_pins(fold: Fold) -> list[PinEntry]:
+    """Return the base pins of terms that have committed, or that a later open left behind."""
+    newest = max(fold.opens, default=0)
+    return [
+        pin
+        for pin in tuple(fold.pins.values())
+        if pin.base_of and (newest > pin.base_of or fold.saves.get(pin.base_of, 0) > 0)
+    ]
+
+
+def lift_pins(log: Log, pins: Sequence[PinEntry]) -> None:
+    """Lift pins that still stand."""
+    for pin in pins:
+
+        def make(fold: Fold, token: str = pin.pin) -> AnyBody | None:
+            return Unpin(token) if token in fold.pins else None
+
+        log.append(make)
+
+
+def _tails(fold: Fold) -> list[SnapshotEntry]:
+    found = branches(view_of({"": fold}))
+    return [entry for branch in found for entry in branch.snapshots]
+
+
+def _superseded(fold: Fold, tail: SnapshotEntry) -> bool:
+    """Whether this log knows what a later term continued from, so that the tail is surely one."""
+    known = {None, *fold.entries, *fold.gone}
+    return any(term > tail.term and opened.base in known for term, opened in fold.opens.items())
