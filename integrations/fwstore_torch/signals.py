@@ -1,0 +1,55 @@
+"""Signals that ask a job to stop.
+
+Invariant: a handler only remembers the number of the signal; nothing is sent, locked or allocated inside.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopTraining(SystemExit):
+    """The job was asked to stop; everything is saved that could be, and the process should leave.
+
+    Not caught, it ends the process with 128 plus the number of the signal, as the signal itself would, so
+    that whoever asked for the stop starts the job again.
+
+    Attributes:
+        step: The step at which all ranks stopped.
+        saved: Whether that step was saved durably.
+    """
+
+    def __init__(self, step: int, *, saved: bool, number: int) -> None:
+        super().__init__(128 + number)
+        self.step = step
+        self.saved = saved
+
+    def __str__(self) -> str:
+        return f"stopped at step {self.step}, which was {'saved' if self.saved else 'not saved'}"
+
+
+class SignalWatch:
+    """Calls a function when a stop signal comes; restores the earlier handlers at `close`."""
+
+    def __init__(self, signals: Sequence[int], notice: Callable[[int], None]) -> None:
+        self._notice = notice
+        self._before: dict[int, Any] = {}
+        # Python delivers signals to the main thread only; elsewhere handlers cannot be set.
+        if threading.current_thread() is threading.main_thread():
+            for number in signals:
+                self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signature of handlers
+        self._notice(number)
+
+    def close(self) -> None:
+        """Put the earlier handlers back; a second call does nothing."""
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
