@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -14,7 +15,7 @@ from fwstore.base.errors import InvalidInput
 from fwstore.store.base import Store
 from fwstore.store.directory import DirectoryStore
 from fwstore.store.memory import MemoryStore
-from fwstore.store.naming import is_key
+from fwstore.store.naming import PREFIX_BYTES_MAX, is_key
 
 if TYPE_CHECKING:
     from fwstore.sched.runtime import Runtime
@@ -29,6 +30,7 @@ _BUCKET_KINDS = {
     "azure": "azure",
 }
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
+_MALFORMED = re.compile(r"[A-Za-z0-9+.-]+:/")
 _QUERY = frozenset({"endpoint", "region"})
 _KNOWN = "a path, file://, memory://name, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 
@@ -59,7 +61,7 @@ def open_store(url: str, runtime: Runtime, options: Mapping[str, object] | None 
     if scheme == "memory":
         return MemoryStore(runtime, url.partition("://")[2])
     if scheme == "file":
-        return DirectoryStore(_path(url) if match else url, runtime)
+        return DirectoryStore(_path(url) if match else _plain_path(url), runtime)
     raise InvalidInput(f"{scheme}:// is not a scheme that fwstore knows; write {_KNOWN}")
 
 
@@ -81,7 +83,7 @@ def parse_bucket(url: str) -> BucketAddress:
             "and region are known, credentials come from the environment or from options"
         )
     prefix = parts.path.strip("/")
-    if not parts.netloc or (prefix and not is_key(prefix)):
+    if not parts.netloc or (prefix and not _is_prefix(prefix)):
         raise InvalidInput(
             f"{parts.scheme}://{parts.netloc}{parts.path} is not an address; write {_KNOWN}"
         )
@@ -95,6 +97,10 @@ def parse_bucket(url: str) -> BucketAddress:
     )
 
 
+def _is_prefix(prefix: str) -> bool:
+    return is_key(prefix) and len(prefix.encode()) <= PREFIX_BYTES_MAX
+
+
 def _refuse_secrets(parts: SplitResult) -> None:
     endpoint = urlsplit(dict(parse_qsl(parts.query)).get("endpoint", ""))
     if "@" in parts.netloc or "@" in endpoint.netloc:
@@ -103,6 +109,12 @@ def _refuse_secrets(parts: SplitResult) -> None:
             f"the address of bucket {host} holds credentials (not shown); addresses are logged and stored, so pass "
             "credentials by environment or options, and replace these: they may have been seen"
         )
+
+
+def _plain_path(path: str) -> Path:
+    if not path or _MALFORMED.match(path):
+        raise InvalidInput(f"{path!r} is not an address; write {_KNOWN}")
+    return Path(path).expanduser()
 
 
 def _path(url: str) -> str:

@@ -16,6 +16,7 @@ from fwstore.base.config import Environment, Limits
 from fwstore.base.errors import InvalidInput
 from fwstore.store.bucket import BucketAddress
 from fwstore.store.library import load_obstore
+from fwstore.store.seam import Seam
 
 _CONNECT_TIMEOUT_S = 5
 _RETRIES_MAX = 20
@@ -39,8 +40,7 @@ class Clients:
     Attributes:
         library: The package `obstore` of this process.
         once: Sends each request once.
-        patient: Repeats requests; for operations of many requests that only it can repeat: listings and
-            uploads in parts.
+        patient: Repeats requests; for uploads in parts, whose requests nothing else can repeat.
         process: The process whose threads serve them.
     """
 
@@ -58,6 +58,9 @@ class ClientMaker:
         options: As given to `open_store`.
         limits: Timeouts.
         environment: Where credentials and endpoints may be named.
+
+    Attributes:
+        seam: Translates the errors of these clients.
     """
 
     def __init__(
@@ -72,23 +75,17 @@ class ClientMaker:
         self._limits = limits
         self._environment = environment
         self._clients: Clients | None = None
-
-    @property
-    def secrets(self) -> list[str]:
-        """Texts that must never be shown."""
-        given = [str(value) for name, value in self._options.items() if name not in _PUBLIC_OPTIONS]
-        found = [self._environment.text(name) or "" for name in _SECRET_VARIABLES]
-        # Shorter ones are flags and numbers, whose removal would garble messages.
-        return [text for text in (*given, *found) if len(text) >= _SECRET_CHARACTERS_MIN]
+        self.seam = Seam(address.url, _secrets(options, environment))
 
     def clients(self) -> Clients:
         """Return the clients of this process."""
         if self._clients is None or self._clients.process != os.getpid():
             library = load_obstore()
-            make = self._constructor(library)
-            self._clients = Clients(
-                library, make({"max_retries": 0}), make(self._retries()), os.getpid()
-            )
+            with self.seam.translated(library, "open", ""):
+                make = self._constructor(library)
+                self._clients = Clients(
+                    library, make({"max_retries": 0}), make(self._retries()), os.getpid()
+                )
         return self._clients
 
     def close(self) -> None:
@@ -147,3 +144,10 @@ class ClientMaker:
         from fwstore.store.s3_credentials import find_provider
 
         return find_provider(self._environment)
+
+
+def _secrets(options: Mapping[str, object], environment: Environment) -> list[str]:
+    given = [str(value) for name, value in options.items() if name not in _PUBLIC_OPTIONS]
+    found = [environment.text(name) or "" for name in _SECRET_VARIABLES]
+    # Shorter ones are flags and numbers, whose removal would garble messages.
+    return [text for text in (*given, *found) if len(text) >= _SECRET_CHARACTERS_MIN]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from fwstore.base.errors import InvalidInput
 
-KEY_BYTES_MAX = 1000
+# Object stores allow 1024 bytes, of which the prefix of the store takes up to 200.
+KEY_BYTES_MAX = 800
+PREFIX_BYTES_MAX = 200
 SEGMENT_BYTES_MAX = 255
 
 

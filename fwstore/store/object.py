@@ -23,7 +23,6 @@ from fwstore.store.naming import validate_key, validate_prefix
 from fwstore.store.object_upload import WRITE_ID, ObjectUpload, UploadTarget
 from fwstore.store.ranges import check_range, resolve_range
 from fwstore.store.requests import Range, plan_batches, start_before
-from fwstore.store.seam import Seam
 from fwstore.store.views import copy_into, flat_views
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class ObjectStore:
         self._address = address
         self._runtime = runtime
         self._maker = ClientMaker(address, options, runtime.limits, runtime.environment)
-        self._seam = Seam(address.url, self._maker.secrets)
+        self._maker.clients()
         self._capabilities = Capabilities(
             kind=address.kind,
             shared=True,
@@ -88,7 +87,7 @@ class ObjectStore:
 
         def send() -> None:
             clients = self._maker.clients()
-            with self._seam.translated(clients.library, "write", key):
+            with self._maker.seam.translated(clients.library, "write", key):
                 clients.once.put(
                     key, iter(views), mode=mode, attributes=attributes, use_multipart=False
                 )
@@ -155,7 +154,7 @@ class ObjectStore:
             key=validate_key(key),
             write_id=make_write_id(self._runtime.ids),
             clients=self._maker.clients(),
-            seam=self._seam,
+            seam=self._maker.seam,
             head=self.head,
         )
         return ObjectUpload(target, self._runtime.limits.part_bytes)
@@ -173,7 +172,7 @@ class ObjectStore:
 
         def attempt() -> R:
             clients = self._maker.clients()
-            with self._seam.translated(clients.library, action, key):
+            with self._maker.seam.translated(clients.library, action, key):
                 return request(clients.once)
 
         return self._repeat(attempt)
@@ -220,16 +219,7 @@ class ObjectStore:
             copy_into(part.views, content)
 
     def _list(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        clients = self._maker.clients()
-        folder = prefix.rpartition("/")[0] or None
-        offset = start_before(prefix, start_after) or None
-        with self._seam.translated(clients.library, "list", prefix):
-            pages = clients.patient.list(folder, offset=offset, chunk_size=_PAGE)
-        while True:
-            with self._seam.translated(clients.library, "list", prefix):
-                page = next(pages, None)
-            if page is None:
-                return
+        for page in self._pages(prefix, start_before(prefix, start_after)):
             for meta in page:
                 key = meta["path"]
                 if key.startswith(prefix):
@@ -237,6 +227,25 @@ class ObjectStore:
                         yield _describe(key, meta, None)
                 elif key > prefix:
                     return
+
+    def _pages(self, prefix: str, after: str) -> Iterator[Sequence[Mapping[str, Any]]]:
+        folder = prefix.rpartition("/")[0] or None
+        pages: Iterator[Any] | None = None
+
+        def next_page(client: Any) -> Any:
+            nonlocal pages
+            # A listing that broke off goes on after the last key that came.
+            current, pages = (
+                pages or client.list(folder, offset=after or None, chunk_size=_PAGE),
+                None,
+            )
+            page = next(current, None)
+            pages = current
+            return page
+
+        while page := self._ask("list", prefix, next_page):
+            yield page
+            after = page[-1]["path"]
 
 
 def _read_suffix(client: Any, key: str, length: int) -> tuple[bytes, int]:

@@ -34,6 +34,7 @@ _SECRET_PARAMETERS = re.compile(
     r"(?i)\b(x-amz-signature|x-amz-credential|x-amz-security-token|authorization|sig|signature)=[^&\s\"]+"
 )
 _NO_CREDENTIALS = re.compile(r"169\.254\.16[89]\.|metadata\.google\.internal|\[fd00:ec2::254\]")
+_OTHER_REGION = "redirect without LOCATION"
 
 Reaction = tuple[type[FwstoreError], str]
 
@@ -116,7 +117,8 @@ class Seam:
             raw = str(error)
             reaction, advice = _reaction(type(error).__name__, raw)
             detail = self._scrub(raw.partition("\n\nDebug source:")[0])[:_DETAIL_CHARACTERS]
-            message = f"cannot {action} {key} in {self._url}: {advice} ({detail})"
+            where = f"{key} in {self._url}" if key else self._url
+            message = f"cannot {action} {where}: {advice} ({detail})"
             raise reaction(message) from (error if self._scrub(raw) == raw else None)
 
     def _scrub(self, text: str) -> str:
@@ -134,6 +136,8 @@ def _reaction(class_name: str, text: str) -> Reaction:
     status = _STATUS.search(text)
     if class_name in _BY_CLASS:
         return _BY_CLASS[class_name]
+    if _OTHER_REGION in text:
+        return InvalidInput, _REGION
     if _NO_CREDENTIALS.search(text):
         return PermissionDenied, "no credentials were found, and this host has no role; set them"
     return _BY_STATUS.get(int(status[1]), _TRY_AGAIN) if status else _TRY_AGAIN

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fwstore.base.clock import SystemClock
-from fwstore.sched.runtime import Runtime, system_runtime
+from fwstore.sched.runtime import Runtime
 from fwstore.store.address import open_store
 from fwstore.store.base import Store
 from support.ceph import Gateway
-
-
-class HastyClock(SystemClock):
-    """The clock of the system, but nobody sleeps: time jumps instead."""
-
-    def __init__(self) -> None:
-        self._skipped_s = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self._skipped_s
-
-    def sleep(self, seconds: float) -> None:
-        self._skipped_s += seconds
-
-
-def hasty_runtime() -> Runtime:
-    """Return the runtime of production, but for waiting."""
-    return replace(system_runtime(), clock=HastyClock())
+from support.hasty import hasty_runtime
 
 
 @pytest.fixture
