@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ class _Reader:
     folder: Path
     name: str
     places: Mapping[_Index, _Place]
+    files: dict[str, FileRange] = field(default_factory=dict)
 
     def value(self, name: str, entry: Built) -> Any:
         """Return a tensor as a lazy shard, or a plain value."""
@@ -147,7 +148,9 @@ class _Reader:
         place = self.places.get((name, offset))
         if place is None:
             raise Corrupt(f"{self.name} does not say where {name[:200]!r} at {offset} is stored")
-        return open_file(member_path(self.folder, place.file)).narrow(place.offset, place.length)
+        if place.file not in self.files:
+            self.files[place.file] = open_file(member_path(self.folder, place.file))
+        return self.files[place.file].narrow(place.offset, place.length)
 
 
 def _property(properties: Built) -> Any:

@@ -27,7 +27,7 @@ from fwstore import (
 )
 from fwstore_migrate.dtypes import TORCH_DTYPES, TORCH_STORAGES
 from fwstore_migrate.files import FileRange, FileTensor, check_tensor
-from fwstore_migrate.limits import DEPTH_MAX, PICKLE_VALUES_MAX
+from fwstore_migrate.limits import DEPTH_MAX, TREE_VALUES_MAX
 from fwstore_migrate.pickled import Built, Global, Persistent, read_pickle
 from fwstore_migrate.torch_archive import TorchArchive, open_archive
 
@@ -103,7 +103,7 @@ class TorchValues:
     archive: TorchArchive
     skipped: Skipped = keep_all
     _shards: dict[FileTensor, Shard] = field(default_factory=dict)
-    _left: int = PICKLE_VALUES_MAX
+    _left: int = field(default_factory=lambda: TREE_VALUES_MAX)
 
     def convert(self, value: Any, path: Path) -> Any:
         """Return a value without inert parts."""
