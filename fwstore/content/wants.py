@@ -128,10 +128,9 @@ class WantedChunk:
 
     def __str__(self) -> str:
         tensor, read = self.wants[0]
-        return (
-            f"{read.stored} of tensor {display_path(tensor.path)}, "
-            f"which is chunk {self.number} of {self.pack.key}"
-        )
+        ranges = ", ".join(f"{part.start}:{part.stop}" for part in read.stored.slices())
+        where = f"tensor {display_path(tensor.path)}" + (f"[{ranges}]" if ranges else "")
+        return f"{where}, which is chunk {self.number} of {self.pack.key},"
 
 
 @dataclass(frozen=True, slots=True)

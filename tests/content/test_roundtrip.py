@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def tilings(draw: st.DrawFn) -> tuple[NDArray[Any], tuple[tuple[int, int], ...],
     cuts = sorted(draw(st.sets(st.integers(1, max(1, shape[0] - 1)), max_size=3)) | {0, shape[0]})
     boxes = [
         Box((low, *(0 for _ in shape[1:])), (high - low, *shape[1:]))
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in pairwise(cuts)
     ]
     offsets = tuple(draw(st.integers(0, size - 1)) for size in shape)
     sizes = tuple(
@@ -232,6 +233,7 @@ def tilings(draw: st.DrawFn) -> tuple[NDArray[Any], tuple[tuple[int, int], ...],
     return array, cells, boxes, Box(offsets, sizes)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(tilings(), st.sampled_from([None, ZSTD_1]), st.sampled_from([64, 500, 1 << 20]))
 def test_any_layout_is_read_into_any_other(case: Any, codec: Any, request_bytes: int) -> None:

@@ -94,7 +94,7 @@ class Site:
 
     def write(
         self,
-        held: Mapping[TensorPath, Held],
+        held: Mapping[Any, Held],
         *,
         rank: int = 0,
         known: Places | None = None,
@@ -126,7 +126,7 @@ class Site:
         )
         return tensors, written
 
-    def contribution(self, held: Mapping[TensorPath, Held], rank: int = 0) -> Contribution:
+    def contribution(self, held: Mapping[Any, Held], rank: int = 0) -> Contribution:
         """Write the chunks of one rank and return its contribution as the leader gets it."""
         tensors, written = self.write(held, rank=rank)
         part = contribution_of(
@@ -162,14 +162,18 @@ class Site:
 
     def open(self, built: BuiltSnapshot) -> Manifest:
         """Open a snapshot."""
-        return open_manifest(self.origin, KEYS, built.root.snapshot, built.root_digest)
+        return self.open_at(built, self.origin)
+
+    def open_at(self, built: BuiltSnapshot, origin: Origin) -> Manifest:
+        """Open a snapshot from some stores."""
+        return open_manifest(origin, KEYS, built.root.snapshot, built.root_digest)
 
     def load(
         self, built: BuiltSnapshot, origin: Origin | None = None
     ) -> dict[TensorPath, NDArray[Any]]:
         """Load every tensor whole, as raw bytes of unsigned integers."""
         origin = origin or self.origin
-        manifest = open_manifest(origin, KEYS, built.root.snapshot, built.root_digest)
+        manifest = self.open_at(built, origin)
         arrays = {}
         for info in manifest.tensors():
             arrays[info.path] = np.zeros(info.shape, raw_dtype(info))
@@ -217,6 +221,7 @@ def chunk_sources(held: Sequence[Held], *, known: bool = False) -> Iterator[Chun
                 part = Box(tuple(cut.offsets[row].tolist()), tuple(cut.sizes[row].tolist()))
                 cell = int(cut.cells[row])
                 fragment = None if cut.whole[row] else part.relative_to(tensor.grid.cell_box(cell))
-                content = memoryview(tensor.array[(*part.slices(), ...)].tobytes())
+                index: tuple[Any, ...] = (*part.slices(), ...)
+                content = memoryview(tensor.array[index].tobytes())
                 yield ChunkSource(number, cell, fragment, content, position if known else -1)
                 position += 1
