@@ -56,7 +56,7 @@ def groups_meet(left: Sequence[GroupRange], right: Sequence[GroupRange]) -> bool
     return False
 
 
-def check_ranges(ranges: Sequence[GroupRange], what: str) -> None:
+def check_ranges(ranges: Sequence[GroupRange]) -> None:
     """Refuse ranges that are not sorted, apart and within the bound.
 
     Raises:
@@ -64,7 +64,7 @@ def check_ranges(ranges: Sequence[GroupRange], what: str) -> None:
     """
     apart = all(_after(a.last) < b.first for a, b in pairwise(ranges))
     if len(ranges) > GROUPS_MAX or not apart or any(r.first > r.last for r in ranges):
-        raise Corrupt(f"{what} lists its groups wrongly")
+        raise Corrupt("groups are not sorted, apart and within their bound")
 
 
 def _after(group: Group) -> Group:

@@ -290,19 +290,22 @@ def _later_kind(encoded: bytes, what: str) -> FwstoreError | None:
 
 def _check(record: Record, what: str) -> None:
     body = record.body
-    if isinstance(body, Snapshotted | Hold):
-        _check_snapshot(body, record.term, what)
-    if isinstance(body, Snapshotted | Hold | Condemn):
-        check_ranges(body.groups, what)
-    for snapshot in _named_snapshots(body):
-        parse_snapshot_id(snapshot)
+    try:
+        if isinstance(body, Snapshotted | Hold):
+            _check_snapshot(body, record.term)
+        if isinstance(body, Snapshotted | Hold | Condemn):
+            check_ranges(body.groups)
+        for snapshot in _named_snapshots(body):
+            parse_snapshot_id(snapshot)
+    except Corrupt as error:
+        raise Corrupt(f"{what}: {error}") from error
 
 
-def _check_snapshot(body: Snapshotted | Hold, term: int, what: str) -> None:
+def _check_snapshot(body: Snapshotted | Hold, term: int) -> None:
     found = parse_snapshot_id(body.snapshot)
     step = body.step if isinstance(body, Snapshotted) else found.step
     if (found.step, found.term, found.save) != (step, term, body.save):
-        raise Corrupt(f"{what} disagrees with its snapshot id {body.snapshot}")
+        raise Corrupt(f"term, step or save disagree with the snapshot id {body.snapshot}")
 
 
 def _named_snapshots(body: AnyBody) -> tuple[str, ...]:

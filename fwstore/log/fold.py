@@ -386,8 +386,9 @@ def entry_of(record: Record, body: Commit | Publish) -> SnapshotEntry:
 def uses_of(reference: SnapshotEntry | HoldEntry | Commit | Publish | Hold) -> Uses:
     """Return what a snapshot or a hold refers to."""
     name = reference.id if isinstance(reference, SnapshotEntry) else reference.snapshot
-    foreign = not isinstance(reference, Hold | HoldEntry) and reference.foreign
-    root = reference.root if foreign else None
+    root = None
+    if not isinstance(reference, Hold | HoldEntry) and reference.foreign:
+        root = reference.root
     return _with_manifest(name, root, reference.tables, reference.groups)
 
 
