@@ -86,8 +86,11 @@ class IntegerColumn:
     def encode(self, values: Values) -> tuple[int, bytes]:
         """Return the width of a value and the raw bytes of all."""
         array = np.asarray(values)
-        if array.ndim != 1 or (array.size and int(array.min()) < 0):
-            raise InvalidInput("an integer column needs one dimension and no negative value")
+        whole = array.dtype.kind in "ui" or array.size == 0
+        if array.ndim != 1 or not whole or (array.size and int(array.min()) < 0):
+            raise InvalidInput(
+                "an integer column needs whole numbers, none negative, in one dimension"
+            )
         if array.size and int(array.max()) > np.iinfo(self.dtype).max:
             raise InvalidInput(f"a value is too large for a column of {self.dtype.__name__}")
         unsigned = array.astype("<u8")

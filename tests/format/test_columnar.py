@@ -214,6 +214,7 @@ def test_the_encoder_makes_nothing_that_the_parser_refuses() -> None:
     [
         (IntegerColumn(np.uint32), np.array([2**32])),
         (IntegerColumn(np.uint32), np.array([-1])),
+        (IntegerColumn(np.uint32), np.array([1.5])),
         (IntegerColumn(np.uint32), np.zeros((2, 2), np.uint32)),
         (FixedColumn(3), np.zeros((2, 4), np.uint8)),
         (FixedColumn(3), np.zeros((2, 3), np.int8)),
