@@ -72,9 +72,7 @@ class Restore:
         here = (self.rank, self.world_size)
         for name, part in self.own.items():
             if name in about["per_rank"]:
-                part.load(
-                    name, lambda r, n=name: checkpoint.per_rank(r)["parts"][n], saved_world, here
-                )
+                part.load(name, _OwnStates(checkpoint, name), saved_world, here)
         if not self.rng or not about["rng"]:
             return
         if self.rank < saved_world:

@@ -133,11 +133,14 @@ class Rounds:
     def farewell(self, patience_s: float) -> None:
         """Tell that this rank is done; the leader, in whose process the messages may live, leaves last."""
         here = self._coordinator
-        here.put(f"saver/bye/{here.rank}", b"")
         deadline = self._clock.monotonic() + patience_s
-        for rank in range(here.world_size if here.rank == 0 else 0):
-            while here.poll(f"saver/bye/{rank}") is None and self._clock.monotonic() < deadline:
-                self._clock.sleep(0.02)
+        try:
+            here.put(f"saver/bye/{here.rank}", b"")
+            for rank in range(here.world_size if here.rank == 0 else 0):
+                while here.poll(f"saver/bye/{rank}") is None and self._clock.monotonic() < deadline:
+                    self._clock.sleep(0.02)
+        except FwstoreError as error:
+            _log.debug("taking leave of ranks that are gone: %s", error)
 
     def tick(self) -> None:
         """Look once at what the other ranks wrote, and write what they wait for."""

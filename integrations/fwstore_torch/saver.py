@@ -241,7 +241,7 @@ class Saver:
         elif not self._closed:
             # Another rank may be gone: what is under way gets the grace time and not a commit's deadline.
             self._wait_saved(self._clock.monotonic() + self._settings.grace_s)
-            self._let_go()
+            self._let_go(patience_s=0.0)
 
     def _is_timed_save_due(self) -> bool:
         every_s = self._settings.every_s
@@ -317,12 +317,12 @@ class Saver:
             warnings.warn(message, SaveFailedWarning, stacklevel=4)
             return False
 
-    def _let_go(self) -> None:
+    def _let_go(self, patience_s: float = _FAREWELL_S) -> None:
         self._closed = True
         if self._signals is not None:
             self._signals.close()
         if self._rounds is not None:
-            self._rounds.farewell(_FAREWELL_S)
+            self._rounds.farewell(patience_s)
             self._rounds.close()
         # A save that is still running has outlived its deadline; waiting for it here would hang.
         if self._writer is not None and (self._handle is None or self._handle.done()):
