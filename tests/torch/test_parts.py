@@ -129,7 +129,7 @@ def test_models_without_memory_or_names_are_refused() -> None:
         lambda p: torch.optim.AdamW(p, lr=0.1, amsgrad=True),
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
         lambda p: torch.optim.SGD(p, lr=0.1),
-        lambda p: torch.optim.Adafactor(p),
+        torch.optim.Adafactor,
         lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.1)),
     ],
     ids=["adamw", "momentum", "sgd", "adafactor", "tensor-lr"],
