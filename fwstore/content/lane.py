@@ -81,7 +81,8 @@ class Shared:
         store: Receives the packs.
         runtime: Identifiers and limits.
         naming: Makes the keys of the packs.
-        tensors: The tensor list that sources index.
+        dictionary: The tensors, sorted by stored path.
+        position: For every tensor number of the sources its position in the dictionary.
         content_hash: Names the chunks.
         codecs: Codec by tensor index; tensors that are absent are stored raw.
         known: Chunks that the store holds already.
@@ -95,7 +96,8 @@ class Shared:
     store: Store
     runtime: Runtime
     naming: PackNaming
-    tensors: Sequence[TensorInfo]
+    dictionary: Sequence[TensorInfo]
+    position: Sequence[int]
     content_hash: ContentHash
     codecs: Mapping[int, Codec]
     known: Places
@@ -181,7 +183,7 @@ class Lane:
             codec,
             source.buffer.nbytes,
             size,
-            source.tensor,
+            self._shared.position[source.tensor],
             source.cell,
             box,
         )
@@ -209,7 +211,7 @@ class Lane:
         if self._pack is None:
             identity = shared.naming.identity(shared.numbers(), shared.runtime.ids)
             self._pack = OpenPack(
-                shared.store, shared.naming, identity, shared.tensors, shared.content_hash
+                shared.store, shared.naming, identity, shared.dictionary, shared.content_hash
             )
         return self._pack
 

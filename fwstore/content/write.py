@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fwstore.base.errors import FwstoreError
 from fwstore.base.units import MIB
 from fwstore.codec.hashing import ContentHash
@@ -19,6 +21,7 @@ from fwstore.content.packing import PackNaming
 from fwstore.content.places import Places, no_places
 from fwstore.content.sources import Feed, SourceBatch
 from fwstore.format.packtable import PackInfo
+from fwstore.format.paths import encode_path
 from fwstore.format.tensor import TensorInfo
 from fwstore.sched import Budget, Runtime
 from fwstore.store.base import Store
@@ -37,7 +40,7 @@ class WriteRequest:
     Attributes:
         batches: The chunks, in the order of tensors and cells.
         total_bytes: Raw bytes of all batches, to choose how many lanes work.
-        tensors: The tensor list that `ChunkSource.tensor` indexes, sorted by stored path.
+        tensors: The tensor list that `ChunkSource.tensor` indexes, in any order.
         naming: Makes the keys of the packs.
         content_hash: Names the chunks.
         codecs: Codec by tensor index; tensors that are absent are stored raw.
@@ -76,11 +79,15 @@ def write_chunks(store: Store, runtime: Runtime, request: WriteRequest) -> Writt
     Raises:
         FwstoreError: What `check`, the batches or the store raised first; the uploads were aborted.
     """
+    order = sorted(
+        range(len(request.tensors)), key=lambda number: encode_path(request.tensors[number].path)
+    )
     shared = Shared(
         store=store,
         runtime=runtime,
         naming=request.naming,
-        tensors=request.tensors,
+        dictionary=[request.tensors[number] for number in order],
+        position=np.argsort(order).tolist(),
         content_hash=request.content_hash,
         codecs=request.codecs,
         known=request.known,

@@ -11,8 +11,10 @@ import pytest
 from fwstore.base.errors import Conflict, InternalError, PermissionDenied, Unavailable
 from fwstore.codec.hashing import ContentHash
 from fwstore.codec.registry import ZSTD_1
+from fwstore.content.footers import FooterCache, Pack
 from fwstore.content.packing import PackNaming
 from fwstore.content.sources import ChunkSource, SourceBatch
+from fwstore.content.verified import Origin
 from fwstore.content.write import WriteRequest, write_chunks
 from fwstore.format.keys import parse_pack_key
 from fwstore.format.pack import footer_of_suffix
@@ -200,3 +202,22 @@ def test_lanes_work_side_by_side_and_number_their_packs_apart() -> None:
     assert sorted(pack.number for pack in written.packs) == [0, 1, 2]
     assert [pack.number for pack in written.places.packs] == [0, 1, 2]
     assert sorted(pack.chunks for pack in written.packs) == [2, 2, 2]
+
+
+def test_tensors_may_come_in_any_order() -> None:
+    runtime = make_runtime()
+    store = MemoryStore(runtime)
+    tensors = [TensorInfo((name,), "uint8", (64,), ((1, 64),)) for name in "cab"]
+    chunks = [ChunkSource(number, 0, None, memoryview(bytes([number]) * 64)) for number in range(3)]
+    request = WriteRequest(
+        batches=[SourceBatch(chunks)],
+        total_bytes=192,
+        tensors=tensors,
+        naming=PackNaming(lineage=LINEAGE, term=1, save=0, rank=0),
+    )
+    written = write_chunks(store, runtime, request)
+    assert written.places.tensor.tolist() == [0, 1, 2]
+    (pack,) = written.packs
+    (key,) = keys_in(store)
+    footer = FooterCache(Origin(stores=(store,), runtime=runtime)).get(Pack(key, pack))
+    assert [footer.dictionary[n].path for n in footer.tensors.tolist()] == [("c",), ("a",), ("b",)]
