@@ -236,6 +236,11 @@ class DirectoryStore:
         for _ in range(_ATTEMPTS_MAX):
             try:
                 return act(self._folders.make(parts))
+            except NotADirectoryError as error:
+                path = "/".join(parts)
+                raise InvalidInput(
+                    f"cannot write below {path} in {self.url}: a part of it is an object, or a symbolic link"
+                ) from error
             except OSError as error:
                 if error.errno not in _MOVED:
                     raise
