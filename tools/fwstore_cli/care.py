@@ -36,7 +36,7 @@ def verify(
     session: Session,
     reference: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN[@STEP]]", help="Only this run or step; default: everything."),
+        typer.Argument(metavar="RUN[@STEP]", help="Only this run or step; default: everything."),
     ] = None,
     sample: Annotated[
         float | None,

@@ -35,7 +35,7 @@ def make_app() -> typer.Typer:
         help="Checkpoints of training runs in an object store.",
         epilog=f"Exit codes:\n\n{codes}",
         no_args_is_help=True,
-        rich_markup_mode="rich",
+        rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -50,14 +50,21 @@ def make_app() -> typer.Typer:
 
 
 def _options(
-    show_version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    _show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
+        ),
     ] = False,
     _debug: Annotated[
         bool, typer.Option(_DEBUG, help="Show the traceback of an error; also after a command.")
     ] = False,
 ) -> None:
-    if show_version:
+    """Options of the program itself; `run` and `_version` act on them."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
         Console().print(version("fwstore"), highlight=False)
         raise typer.Exit
 
@@ -77,6 +84,9 @@ def run(arguments: Sequence[str]) -> int:
         return int(program.main(words, prog_name="fwstore", standalone_mode=False) or ExitCode.OK)
     except typer.Exit as done:
         return done.exit_code
+    except SystemExit as done:
+        # Shell completion ends this way.
+        return int(done.code or ExitCode.OK)
     except typer.TyperException as error:
         error.show()
         return error.exit_code

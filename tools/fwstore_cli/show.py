@@ -32,7 +32,7 @@ def add_show_commands(app: typer.Typer) -> None:
 def ls(
     session: Session,
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="List the checkpoints of this run.")
+        str | None, typer.Argument(metavar="RUN", help="List the checkpoints of this run.")
     ] = None,
 ) -> None:
     """List runs, or the checkpoints of one run."""

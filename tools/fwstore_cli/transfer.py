@@ -31,9 +31,14 @@ def import_(
     session: Session,
     source: Annotated[
         Path,
-        typer.Argument(help="A .safetensors or torch.save file, an index, or a DCP directory."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A .safetensors or torch.save file, an index, or a DCP directory.",
+        ),
     ],
-    target: Reference,
+    target: Annotated[
+        str, typer.Argument(metavar="RUN[@STEP]", help="The run and step it becomes; default: 0.")
+    ],
     under: Annotated[
         str | None, typer.Option("--under", metavar="KEY", help="Put all under this key.")
     ] = None,
@@ -72,7 +77,10 @@ def export(
     session: Session,
     reference: Reference,
     destination: Annotated[
-        Path, typer.Argument(help="FILE.safetensors, or a directory for shards with an index.")
+        Path,
+        typer.Argument(
+            metavar="DESTINATION", help="FILE.safetensors, or a directory for shards with an index."
+        ),
     ],
     only: Annotated[
         list[str] | None,
