@@ -61,6 +61,7 @@ class ClientMaker:
 
     Attributes:
         seam: Translates the errors of these clients.
+        options: As given.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ClientMaker:
         environment: Environment,
     ) -> None:
         self._address = address
-        self._options = dict(options)
+        self.options = dict(options)
         self._limits = limits
         self._environment = environment
         self._clients: Clients | None = None
@@ -119,7 +120,7 @@ class ClientMaker:
         return make
 
     def _config(self) -> dict[str, object]:
-        config = dict(self._options)
+        config = dict(self.options)
         for name in ("endpoint", "region"):
             value = getattr(self._address, name)
             if value is not None and config.setdefault(name, value) != value:
@@ -139,7 +140,7 @@ class ClientMaker:
         }
 
     def _provider(self) -> object | None:
-        if self._address.kind != "s3" or "access_key_id" in self._options:
+        if self._address.kind != "s3" or "access_key_id" in self.options:
             return None
         from fwstore.store.s3_credentials import find_provider
 

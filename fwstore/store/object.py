@@ -73,6 +73,11 @@ class ObjectStore:
         return self._address
 
     @property
+    def options(self) -> Mapping[str, object]:
+        """The configuration given at opening; it may hold secrets."""
+        return self._maker.options
+
+    @property
     def capabilities(self) -> Capabilities:
         """What this store can do."""
         return self._capabilities
