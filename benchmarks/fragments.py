@@ -125,7 +125,7 @@ def figures(model: str, world: World, born: World | None = None) -> Figures:
     """Return the figures of a model saved in one world with the grids of another."""
     totals = [0, 0, 0]
     for weight in MODELS[model]:
-        layout = _layout(weight, world)
+        layout = layout_of(weight, world)
         for itemsize, copies in COPIES:
             result = fragmentation(_grid(weight, itemsize, born or world), layout)
             scale = copies * weight.count
@@ -147,10 +147,10 @@ def changes(model: str) -> Iterator[tuple[World, World]]:
 
 @cache
 def _grid(weight: Weight, itemsize: int, world: World) -> Grid:
-    return grid_of_layout(weight.shape, itemsize, _layout(weight, world))
+    return grid_of_layout(weight.shape, itemsize, layout_of(weight, world))
 
 
-def _layout(weight: Weight, world: World) -> Layout:
+def layout_of(weight: Weight, world: World) -> Layout:
     """Return the layout of a weight: FSDP cuts what tensor or expert parallelism has left."""
     if weight.expert:
         within = max(1, world.fsdp // world.expert)

@@ -130,9 +130,8 @@ class _Coverage:
             )
         if bool(outside.any()):
             row = int(np.argmax(outside))
-            raise Corrupt(
-                f"{self._of(int(tensor[row]))} has no cells {first[row]} to {first[row] + count[row]}"
-            )
+            low, high = int(first[row]), int(first[row]) + int(count[row]) - 1
+            raise Corrupt(f"{self._of(int(tensor[row]))} has no cells {low} to {high}")
 
     def _refuse_rows(self, tensor: I64, cell: U64, twice: Mask) -> None:
         if bool(twice.any()):

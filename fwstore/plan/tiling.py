@@ -17,7 +17,7 @@ from fwstore.plan.box import Box
 
 I64 = NDArray[np.int64]
 _BATCH_ROWS = 1 << 19
-_CORNERS_MAX = 1 << 24
+_CORNERS_MAX = 1 << 25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +103,7 @@ def _suspects(tiles: Tiles) -> I64:
     cut = np.flatnonzero((tiles.sizes != tiles.target[tiles.group]).any(axis=0))
     corners = 1 << len(cut)
     rows = len(tiles.group) + len(tiles.target)
-    if rows * corners > max(_CORNERS_MAX, 64 * _BATCH_ROWS):
+    if rows * corners > _CORNERS_MAX:
         return np.arange(len(tiles.target), dtype=np.int64)
     target = tiles.target[:, cut]
     group = np.concatenate([tiles.group, np.arange(len(target), dtype=np.int64)])

@@ -44,16 +44,21 @@ def world_layouts(world: int) -> dict[str, Layout]:
     return layouts
 
 
+def splits(dims: int) -> st.SearchStrategy[Placement]:
+    """Any placement of a tensor of some dimensions."""
+    if not dims:
+        return st.none()
+    factors = st.sampled_from([1, 1, 2, 3, 4])
+    parts = st.tuples(st.integers(0, dims - 1), factors, st.booleans())
+    return st.none() | parts.map(lambda part: Split(*part))
+
+
 @st.composite
 def layouts(draw: st.DrawFn, dims: int) -> Layout:
     """A mesh of up to three dimensions with any placements, strided ones included."""
     mesh = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    splits = st.none()
-    if dims:
-        splits = st.none() | st.builds(
-            Split, st.integers(0, dims - 1), st.sampled_from([1, 1, 2, 3, 4]), st.booleans()
-        )
-    placements = [draw(splits) for _ in mesh]
+    split = splits(dims)
+    placements = [draw(split) for _ in mesh]
     return layout(*zip(mesh, placements, strict=True))
 
 
