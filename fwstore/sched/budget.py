@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fwstore.base.errors import InternalError
-from fwstore.sched.locks import Condition
+from fwstore.sched.locks import Condition, renew_after_fork
 
 
 class Budget:
@@ -26,6 +26,12 @@ class Budget:
         self._used_bytes = 0
         self._changed = Condition()
         self._waiting: deque[object] = deque()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Take back what threads of the parent hold: they will never give it back here."""
+        self._used_bytes = 0
+        self._waiting.clear()
 
     @property
     def used_bytes(self) -> int:

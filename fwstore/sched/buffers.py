@@ -18,7 +18,7 @@ import numpy as np
 
 from fwstore.base.errors import InvalidInput
 from fwstore.base.units import MIB
-from fwstore.sched.locks import Lock
+from fwstore.sched.locks import Lock, renew_after_fork
 from fwstore.sched.scheduler import Scheduler
 
 Allocator = Callable[[int], memoryview]
@@ -105,9 +105,14 @@ class BufferPool:
     def __init__(self, allocator: Allocator = map_anonymous) -> None:
         self._allocator = allocator
         self._lock = Lock()
+        self._peak_bytes = 0
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Leave the regions to the leases that live: threads of the parent may have been at them."""
         self._regions: list[_Region] = []
         self._leased_bytes = 0
-        self._peak_bytes = 0
         self._leases = 0
 
     def lease(self, size_bytes: int) -> Lease:
@@ -173,9 +178,10 @@ class BufferPool:
 
     def _give_back(self, region: _Region, offset: int, length: int) -> None:
         with self._lock:
-            region.give(offset, length)
-            self._leases -= 1
-            self._leased_bytes -= length
+            if region in self._regions:
+                region.give(offset, length)
+                self._leases -= 1
+                self._leased_bytes -= length
 
     def _touch(self, region: _Region) -> None:
         for offset in range(0, region.size, _TOUCH_BYTES):

@@ -74,3 +74,11 @@ def test_zero_means_no_bound() -> None:
 def test_giving_back_too_much_is_a_bug() -> None:
     with pytest.raises(InternalError):
         Budget(5).release(1)
+
+
+def test_a_forked_child_owes_nothing_for_threads_that_it_lacks() -> None:
+    budget = Budget(10)
+    budget.acquire(10)
+    budget.after_fork()
+    with budget.reserve(10):
+        assert budget.used_bytes == 10

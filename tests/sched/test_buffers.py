@@ -109,3 +109,16 @@ def test_prefault_in_the_background_leaves_the_pool_whole() -> None:
         lease.release()
     assert all(region.free_bytes == region.size for region in pool._regions)
     scheduler.close()
+
+
+def test_a_forked_child_starts_with_memory_of_its_own() -> None:
+    pool = BufferPool()
+    before = pool.lease(MIB)
+    pool.after_fork()
+    assert pool.statistics().mapped_bytes == 0
+    with pool.lease(MIB) as after:
+        before.memory[:] = b"b" * MIB
+        after.memory[:] = b"a" * MIB
+        before.release()
+        assert pool.statistics().leases == 1
+        assert bytes(after.memory) == b"a" * MIB
