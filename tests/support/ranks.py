@@ -8,7 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -19,8 +20,19 @@ _context.set_forkserver_preload(["torch.distributed.tensor", "fwstore_torch.tens
 DEADLINE_S = 90.0
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+def run_ranks(
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    survivors: Sequence[int] | None = None,
+) -> list[Any]:
     """Return what `function(rank, world_size, *args)` returned on every rank of a gloo job.
+
+    Args:
+        world_size: How many ranks.
+        function: Importable by name.
+        args: Passed on.
+        survivors: The ranks that must return; the others may die. None: all.
 
     Raises:
         AssertionError: A rank raised, died or did not end in time; its traceback is the message.
@@ -33,20 +45,21 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
     for rank in range(world_size):
         here, there = _context.Pipe(duplex=False)
         process = _context.Process(
-            target=_rank, args=(there, rank, world_size, port, function, args), daemon=True
+            target=_rank,
+            args=(there, _Place(rank, world_size, port, survivors is None), function, args),
+            daemon=True,
         )
         process.start()
         there.close()
         pipes.append(here)
         processes.append(process)
     try:
-        return _collect(pipes)
+        return _collect([pipes[r] for r in survivors or range(world_size)])
     finally:
         for process in processes:
-            process.join(0 if process.exitcode is None else None)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.join(5.0)
+            process.kill()
+            process.join()
 
 
 def _collect(pipes: list[Any]) -> list[Any]:
@@ -67,26 +80,31 @@ def _collect(pipes: list[Any]) -> list[Any]:
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _rank(
-    pipe: Any,
-    rank: int,
-    world_size: int,
-    port: int,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-) -> None:
+@dataclass(frozen=True)
+class _Place:
+    rank: int
+    world_size: int
+    port: int
+    meet_at_end: bool
+
+
+def _rank(pipe: Any, place: _Place, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     try:
         dist.init_process_group(
-            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
+            "gloo",
+            init_method=f"tcp://127.0.0.1:{place.port}",
+            rank=place.rank,
+            world_size=place.world_size,
         )
-        result = function(rank, world_size, *args)
-        # The store lives in rank 0: nobody leaves before all are done with it.
-        dist.barrier()
-        dist.destroy_process_group()
+        result = function(place.rank, place.world_size, *args)
+        if place.meet_at_end:
+            # The store lives in rank 0: nobody leaves before all are done with it.
+            dist.barrier()
+            dist.destroy_process_group()
         pipe.send((False, result))
     except BaseException:  # noqa: BLE001 - whatever ended the rank is what the test must show
         pipe.send((True, traceback.format_exc()))

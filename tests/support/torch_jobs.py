@@ -1,0 +1,148 @@
+"""A small data-parallel training job over `Saver`, as one rank of it runs.
+
+Its losses depend on the global batch alone, so they are equal on any number of ranks up to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import fwstore
+from fwstore_torch import PerRank, Saver
+
+BATCH = 12
+
+
+class Samples:
+    """Hands out sample ids in a fixed order; its state does not depend on the world."""
+
+    def __init__(self) -> None:
+        self.next = 0
+
+    def take(self) -> list[int]:
+        self.next += BATCH
+        return list(range(self.next - BATCH, self.next))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.next = state_dict["next"]
+
+
+@dataclass
+class Job:
+    """What a rank of the job has, made alike on all of them."""
+
+    rank: int
+    world_size: int
+    samples: Samples = field(default_factory=Samples)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(7)
+        self.model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Linear(3, 1))
+        mesh = init_device_mesh("cpu", (self.world_size,), mesh_dim_names=("dp",))
+        for layer in (0, 2, 3):
+            fully_shard(self.model[layer], mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.05)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, gamma=0.9)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "samples": self.samples,
+        }
+
+    def train(self) -> float:
+        """Do one step and return the loss of the global batch."""
+        ids = self.samples.take()
+        mine = ids[self.rank :: self.world_size]
+        loss = self._loss(mine)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.optimizer.step()
+        self.scheduler.step()
+        total = loss.detach().clone()
+        torch.distributed.all_reduce(total)
+        return float(total) / self.world_size
+
+    def _loss(self, ids: list[int]) -> torch.Tensor:
+        inputs = torch.tensor([[float((i * k) % 11) / 11 for k in range(1, 6)] for i in ids])
+        error: torch.Tensor = self.model(inputs) - inputs.sum(1, keepdim=True)
+        return error.square().mean()
+
+
+def train_to(rank: int, world_size: int, url: str, total: int, every: int = 2) -> dict[int, float]:
+    """Resume the run and train up to a step; returns the loss of every step that was done."""
+    job = Job(rank, world_size)
+    losses = {}
+    run = fwstore.open(url).run("job")
+    with Saver(run, job.parts, every=every, keep=fwstore.Keep(last=2)) as saver:
+        for step in saver.steps(total):
+            losses[step] = job.train()
+            saver.step(step, metrics={"loss": losses[step]})
+    return losses
+
+
+def train_until_signalled(
+    rank: int, world_size: int, url: str, signals: dict[int, list[int]]
+) -> tuple[int, bool, int]:
+    """Train without end; a rank sends itself SIGTERM at its steps. Returns where and how it stopped."""
+    job = Job(rank, world_size)
+    with Saver(fwstore.open(url).run("job"), job.parts, grace="30s") as saver:
+        for step in saver.steps(1_000_000):
+            if step in signals.get(rank, []):
+                os.kill(os.getpid(), signal.SIGTERM)
+            job.train()
+            saver.step(step)
+    assert saver.stopped is not None
+    return saver.stopped.step, saver.stopped.saved, int(str(saver.stopped.code))
+
+
+def die_while_others_stop(rank: int, world_size: int, url: str) -> tuple[int, bool]:
+    """Rank 1 dies; the others are asked to stop and must leave by themselves."""
+    weight = nn.Linear(2, 2)
+    run = fwstore.open(url, limits=fwstore.Limits(commit_timeout_s=3.0)).run("job")
+    saver = Saver(run, {"model": weight}, grace="3s")
+    saver.resume()
+    for step in range(1_000_000):
+        if rank == 1 and step == 2:
+            os._exit(9)
+        if rank != 1 and step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            saver.step(step)
+        except SystemExit:
+            assert saver.stopped is not None
+            return saver.stopped.step, saver.stopped.saved
+    raise AssertionError("nobody asked to stop")
+
+
+def save_on_a_timer(rank: int, world_size: int, url: str, steps: int) -> list[int]:
+    """Save every few milliseconds; returns the steps at which this rank saved."""
+    model = nn.Linear(2, 2)
+    loader = PerRank(Samples())
+    saved = []
+    with Saver(
+        fwstore.open(url).run("job"), {"model": model, "loader": loader}, every="50ms"
+    ) as saver:
+        saver.resume()
+        for step in range(steps):
+            torch.distributed.barrier()
+            if saver.step(step) is not None:
+                saved.append(step)
+            if len(saved) == 2:
+                break
+    return saved
