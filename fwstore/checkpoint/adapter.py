@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from fwstore.base.errors import InvalidInput, Unsupported, UnsupportedValue
-from fwstore.checkpoint.shard import Piece, Shard
+from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.format.state import ForeignValue
 from fwstore.plan.box import Box
@@ -45,6 +45,20 @@ class TensorAdapter(Protocol):
         Raises:
             UnsupportedValue: The tensor has no elements to save, or none that can be stored.
             InvalidInput: The tensor cannot be a destination.
+        """
+        ...
+
+    def form(self, value: Any) -> tuple[str, tuple[int, ...]]:
+        """Return dtype name and global shape of a tensor, which need not have memory."""
+        ...
+
+    def convert(
+        self, source: np.ndarray[Any, Any], dtype: str, target: str
+    ) -> np.ndarray[Any, Any]:
+        """Return elements of one dtype converted to another, both as raw arrays of the same shape.
+
+        Raises:
+            Unsupported: The framework cannot convert between the two.
         """
         ...
 
@@ -87,6 +101,26 @@ class NumpyAdapter:
                 "a broadcast numpy array cannot be loaded into: its elements share memory"
             )
         return Shard(value.dtype.name, value.shape, (Piece(Box.whole(value.shape), value),))
+
+    def form(self, value: Any) -> tuple[str, tuple[int, ...]]:
+        """Return dtype name and shape."""
+        return value.dtype.name, value.shape
+
+    def convert(
+        self, source: np.ndarray[Any, Any], dtype: str, target: str
+    ) -> np.ndarray[Any, Any]:
+        """Return converted elements as a raw array.
+
+        Raises:
+            Unsupported: numpy lacks one of the dtypes.
+        """
+        try:
+            converted = source.view(np.dtype(dtype)).astype(np.dtype(target))
+        except TypeError as error:
+            raise Unsupported(
+                f"numpy cannot convert {dtype} to {target}: import ml_dtypes first, or use torch tensors"
+            ) from error
+        return converted.view(raw_dtype(target))
 
     def identity(self, value: Any) -> Hashable | None:
         """Return address, shape, strides and dtype."""
@@ -133,6 +167,10 @@ class ShardAdapter(NumpyAdapter):
             if writable and isinstance(piece.array, np.ndarray) and not piece.array.flags.writeable:
                 raise InvalidInput("a shard with a read-only array cannot be loaded into")
         return cast("Shard", value)
+
+    def form(self, value: Any) -> tuple[str, tuple[int, ...]]:
+        """Return dtype name and global shape."""
+        return value.dtype, value.shape
 
     def identity(self, value: Any) -> Hashable | None:
         """Return the identity of the object."""

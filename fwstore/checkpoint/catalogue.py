@@ -14,6 +14,7 @@ import msgspec
 
 from fwstore.base.errors import Conflict, Corrupt, Unavailable
 from fwstore.checkpoint.coordinator import Coordinator, wait_for
+from fwstore.checkpoint.reserved import is_reserved
 from fwstore.checkpoint.shard import Shard
 from fwstore.codec.hashing import ContentHash
 from fwstore.format.paths import TensorPath, encode_path
@@ -58,7 +59,7 @@ def make_catalogue(
 ) -> Catalogue:
     """Return the catalogue of a rank."""
     encoded = sorted((encode_path(path), path) for path in shards)
-    replicated = tuple(name for name, path in encoded if _is_whole(shards[path]))
+    replicated = tuple(name for name, path in encoded if _is_common(path, shards[path]))
     return Catalogue(
         tensors={path: shards[path] for _, path in encoded},
         aliases=dict(aliases),
@@ -67,18 +68,25 @@ def make_catalogue(
     )
 
 
-def _is_whole(shard: Shard) -> bool:
+def _is_common(path: TensorPath, shard: Shard) -> bool:
     whole = Box.whole(shard.shape)
+    if is_reserved(path):
+        return False
     return shard.layout is None and len(shard.pieces) == 1 and shard.pieces[0].box == whole
 
 
 class Agreement:
-    """Remembers which ranks hold which replicated tensors, and renews that when it changes."""
+    """Remembers which ranks hold which replicated tensors, and renews that when it changes.
+
+    Attributes:
+        voted_in: The last save in which this rank took part in an exchange.
+    """
 
     def __init__(self, coordinator: Coordinator, runtime: Runtime) -> None:
         self._coordinator = coordinator
         self._runtime = runtime
         self._digest: bytes | None = None
+        self.voted_in = 0
         self._holders: dict[bytes, tuple[int, ...]] = {}
         self._everyone = Layout.replicated(tuple(range(coordinator.world_size)))
 
@@ -98,7 +106,7 @@ class Agreement:
         layouts = {
             path: self._layout(encode_path(path))
             for path, shard in catalogue.tensors.items()
-            if _is_whole(shard)
+            if _is_common(path, shard)
         }
         tensors = {
             path: replace(shard, layout=layouts[path]) if path in layouts else shard
@@ -113,6 +121,7 @@ class Agreement:
     def _renew(self, catalogue: Catalogue, save: int) -> None:
         self._digest = None
         self._holders = {}
+        self.voted_in = save
         if self._coordinator.world_size > 1:
             verdict = self._exchange(catalogue, save)
             if verdict.retry:

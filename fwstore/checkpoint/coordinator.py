@@ -127,7 +127,9 @@ class StoreCoordinator:
         world_size: Processes of the job.
     """
 
-    def __init__(self, store: Store, keys: LineageKeys, job: str, rank: int, world_size: int) -> None:
+    def __init__(
+        self, store: Store, keys: LineageKeys, job: str, rank: int, world_size: int
+    ) -> None:
         self._store = store
         self._prefix = keys.coordination(job)
         self.rank = rank
@@ -188,7 +190,9 @@ def _checked(world: World) -> World:
     return world
 
 
-def make_coordinator(runtime: Runtime, world: World, store: Store, keys: LineageKeys) -> Coordinator:
+def make_coordinator(
+    runtime: Runtime, world: World, store: Store, keys: LineageKeys
+) -> Coordinator:
     """Return the coordinator that this job has: nothing for one rank, c10d, or the store itself.
 
     Raises:
@@ -254,7 +258,9 @@ def wait_for(
             raise failure
         left = deadline - runtime.clock.monotonic()
         if left <= 0:
-            raise Unavailable(f"no rank published {' or '.join(keys)} in time; is a rank gone or stuck?")
+            raise Unavailable(
+                f"no rank published {' or '.join(keys)} in time; is a rank gone or stuck?"
+            )
         runtime.clock.sleep(min(pause, left))
         pause = min(pause * 2, _POLL_LAST_S)
 

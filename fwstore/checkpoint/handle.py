@@ -87,9 +87,13 @@ class SaveHandle:
         except FutureTimeout as error:
             if self._future.done():
                 raise
-            raise Unavailable(f"the save of step {self.step} has not ended after {timeout} s") from error
+            raise Unavailable(
+                f"the save of step {self.step} has not ended after {timeout} s"
+            ) from error
         except CancelledError as error:
-            raise Unavailable(f"the save of step {self.step} was given up before it began") from error
+            raise Unavailable(
+                f"the save of step {self.step} was given up before it began"
+            ) from error
 
     def exception(self) -> BaseException | None:
         """Return the error of a save that has failed, or None; does not wait."""

@@ -121,7 +121,9 @@ def _piece_of_chunks(chunks: TensorChunks, boxes: Sequence[Box]) -> npt.NDArray[
         owner[inside & (owner < 0)] = number
     if (owner < 0).any():
         missing = chunks.box(int(np.flatnonzero(owner < 0)[0]))
-        raise InternalError(f"chunk {missing} of tensor {chunks.tensor} lies in no piece of this rank")
+        raise InternalError(
+            f"chunk {missing} of tensor {chunks.tensor} lies in no piece of this rank"
+        )
     return owner
 
 

@@ -42,7 +42,9 @@ def name_filter(only: Only) -> Callable[[str], bool]:
 def _translate(glob: str) -> str:
     out = ""
     for token in re.findall(r"\*\*/|\*\*|\*|\?|[^*?]+", glob):
-        out += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
+        out += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(
+            token, re.escape(token)
+        )
     return out
 
 
@@ -97,7 +99,9 @@ def pair_names(
         if keep(name):
             target = to_wanted(name)
             if target in source:
-                raise InvalidInput(f"rename sends both {source[target]!r} and {name!r} to {target!r}")
+                raise InvalidInput(
+                    f"rename sends both {source[target]!r} and {name!r} to {target!r}"
+                )
             source[target] = name
     pairs = {name: source[name] for name in wanted if name in source}
     problems = _mismatches(saved, wanted, pairs, cast=cast)
@@ -105,7 +109,9 @@ def pair_names(
         selected = None if only is None else set(source)
         problems += _missing(wanted, pairs, selected, keep) + _unexpected(source, wanted)
     if problems:
-        raise InvalidInput("the checkpoint does not fit the destination:\n  " + "\n  ".join(problems))
+        raise InvalidInput(
+            "the checkpoint does not fit the destination:\n  " + "\n  ".join(problems)
+        )
     return pairs
 
 

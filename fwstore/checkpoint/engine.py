@@ -1,0 +1,337 @@
+"""One rank's part of a save: from live tensors to durable packs and a contribution.
+
+Invariant: `prepare` is all that reads the caller's tensors (unless the save is blocking); `write` is all that
+touches the store; neither makes anything visible.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fwstore.base.errors import Corrupt
+from fwstore.checkpoint.catalogue import Agreement, Catalogue, make_catalogue
+from fwstore.checkpoint.codecs import CodecPolicy
+from fwstore.checkpoint.handle import SaveStatistics
+from fwstore.checkpoint.known import Known, carry_over, known_from
+from fwstore.checkpoint.reserved import (
+    STATE_PATH,
+    annotation_path,
+    bytes_shard,
+    rank_path,
+    refuse_reserved,
+)
+from fwstore.checkpoint.saveplan import Grids, PlannedSegment, SavePlan, make_plan, structure_of
+from fwstore.checkpoint.segments import Segment
+from fwstore.checkpoint.session import SaveRequest, Session
+from fwstore.checkpoint.shard import Piece, Shard
+from fwstore.checkpoint.sources import batches_of
+from fwstore.checkpoint.stage import StagedSegment, stage, unchanged_chunks
+from fwstore.checkpoint.states import INLINE_STATE_BYTES_MAX
+from fwstore.checkpoint.tree import flatten, tensor_slots
+from fwstore.content.contribution import contribution_of, encode_contribution
+from fwstore.content.manifest import Manifest
+from fwstore.content.places import Places, concat_places
+from fwstore.content.write import WriteRequest, Written, write_chunks
+from fwstore.format.paths import TensorPath
+from fwstore.format.state import encode_state
+from fwstore.sched import BufferPool
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """What a rank sends to the leader: contributions of the state and of its reserved tensors."""
+
+    step: int
+    contributions: tuple[bytes, ...]
+
+
+_decode_part = msgspec.msgpack.Decoder(Part).decode
+
+
+def parse_part(message: bytes) -> Part:
+    """Return the part that a rank sent.
+
+    Raises:
+        Corrupt: The message is malformed.
+    """
+    try:
+        return _decode_part(message)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"a rank sent a malformed contribution: {error}") from error
+
+
+@dataclass(eq=False)
+class Prepared:
+    """What a rank will write: staged or live bytes, and chunks that need not be written.
+
+    Attributes:
+        plan: The chunks of the state.
+        known: Where they lay before.
+        reuse: True for every chunk of the plan that did not change.
+        sources: Segments of the state and their bytes.
+        extra: The plan of the reserved tensors.
+        extra_sources: Their segments and bytes.
+        inline_state: The plain state when it fits the root.
+        position: The stored data position.
+        places: Where all chunks of the plan lie, once written.
+        fresh: Term and save of the packs written for it.
+    """
+
+    plan: SavePlan
+    known: Known
+    reuse: np.ndarray[Any, np.dtype[np.bool_]]
+    sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
+    extra: SavePlan
+    extra_sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
+    inline_state: bytes | None = None
+    position: bytes | None = None
+    places: Places | None = field(default=None, repr=False)
+    fresh: tuple[int, int] = (0, 0)
+
+    def release(self) -> None:
+        """Give all staging memory back; a second call does nothing."""
+        for _, source in self.sources:
+            if isinstance(source, StagedSegment):
+                source.release()
+
+
+class SaveEngine:
+    """Prepares and writes the saves of one rank; remembers where its chunks lie."""
+
+    def __init__(self, session: Session, pool: BufferPool, bases: Sequence[Manifest]) -> None:
+        self.session = session
+        self.agreement = Agreement(session.coordinator, session.access.runtime)
+        self._pool = pool
+        self._bases = bases
+        self._grids: Grids = {info.path: info for base in bases for info in base.tensors()}
+        self._plan: SavePlan | None = None
+        self._known: tuple[SavePlan, Known] | None = None
+        self._steady: frozenset[int] = frozenset()
+        self._codecs = CodecPolicy(session.codec, session.access.runtime)
+
+    def close(self) -> None:
+        """Return staging memory to the system."""
+        self._pool.trim()
+
+    def prepare(self, request: SaveRequest, statistics: SaveStatistics) -> Prepared:
+        """Read the caller's tensors: stage what changed, and note what did not.
+
+        Raises:
+            UnsupportedValue: A value in the state cannot be stored.
+            Conflict: The ranks disagree on which tensors there are; the next save settles it.
+        """
+        catalogue, extra = self._describe(request)
+        catalogue = self.agreement.settle(catalogue, request.save)
+        plan = self._plan_of(catalogue)
+        known = self._known_of(plan)
+        prepared = self._choose(plan, known, catalogue, request, statistics)
+        prepared.position = None if request.position is None else encode_state(request.position)
+        prepared.inline_state = extra.inline_state
+        self._prepare_extra(prepared, extra.shards)
+        return prepared
+
+    def write(self, request: SaveRequest, prepared: Prepared, statistics: SaveStatistics) -> bytes:
+        """Write the chunks of a prepared save into packs; return the part for the leader."""
+        access, session = self.session.access, self.session
+        offset = len(prepared.plan.tensors)
+        pending = batches_of(prepared.plan, prepared.sources, prepared.known)
+        extra = batches_of(prepared.extra, prepared.extra_sources, None, offset)
+        started = access.runtime.clock.monotonic()
+        total = sum(planned.segment.size_bytes for planned, _ in prepared.sources)
+        written = write_chunks(
+            access.store,
+            access.runtime,
+            WriteRequest(
+                batches=itertools.chain(pending, extra),
+                total_bytes=total + prepared.extra.size_bytes,
+                tensors=(*prepared.plan.tensors, *prepared.extra.tensors),
+                naming=session.naming(request.save),
+                content_hash=access.content_hash,
+                codecs=self._codecs.codecs(prepared.plan, prepared.sources, request.save),
+                known=prepared.known.places,
+            ),
+        )
+        elapsed = access.runtime.clock.monotonic() - started
+        self._codecs.learn(written.tally.bytes_stored, elapsed)
+        statistics.rank_bytes_written = sum(pack.size for pack in written.packs)
+        return self._part(request, prepared, written)
+
+    def learn(self, prepared: Prepared) -> None:
+        """Remember where the chunks of a save lie; its record counts."""
+        assert prepared.places is not None
+        self._known = (prepared.plan, Known.all_of(prepared.places))
+        self._steady = _steady_tensors(prepared.plan, prepared.places, prepared.fresh)
+        self._bases = ()
+
+    def forget(self) -> None:
+        """Trust nothing about earlier chunks: the next save writes everything."""
+        self._known = None
+        self._steady = frozenset()
+        self._bases = ()
+
+    def _describe(self, request: SaveRequest) -> tuple[Catalogue, _Extra]:
+        skeleton, tensors = flatten(request.state, self.session.access.adapters)
+        refuse_reserved(tensors)
+        aliases = {p: slot.alias for p, slot in tensor_slots(skeleton) if slot.alias is not None}
+        shards: dict[TensorPath, Shard] = {}
+        for path, value in tensors.items():
+            adapter = self.session.access.adapters.of_tensor(value)
+            assert adapter is not None
+            shards[path] = adapter.describe(value)
+        return make_catalogue(shards, aliases), self._extra(request, skeleton)
+
+    def _extra(self, request: SaveRequest, skeleton: Any) -> _Extra:
+        shards: dict[TensorPath, Shard] = {}
+        inline = None
+        if self.session.rank == 0:
+            state = encode_state(skeleton)
+            if len(state) <= INLINE_STATE_BYTES_MAX:
+                inline = state
+            else:
+                shards[STATE_PATH] = bytes_shard(state)
+            for name, content in request.annotations.items():
+                shards[annotation_path(name)] = bytes_shard(content)
+        if request.per_rank is not None:
+            encoded = encode_state(request.per_rank)
+            shards[rank_path(self.session.rank)] = bytes_shard(encoded)
+        return _Extra(shards, inline)
+
+    def _plan_of(self, catalogue: Catalogue) -> SavePlan:
+        structure = structure_of(catalogue)
+        if self._plan is None or self._plan.structure != structure:
+            self._plan = make_plan(catalogue, self._grids, self.session.rank, structure)
+            self._grids = {**self._grids, **{info.path: info for info in self._plan.tensors}}
+        return self._plan
+
+    def _known_of(self, plan: SavePlan) -> Known:
+        if self._known is None:
+            if not self._bases:
+                return Known.nothing(plan)
+            return known_from(self._bases, self.session.access.footers, plan)
+        before, known = self._known
+        return known if before is plan else carry_over(known, before, plan)
+
+    def _choose(
+        self,
+        plan: SavePlan,
+        known: Known,
+        catalogue: Catalogue,
+        request: SaveRequest,
+        statistics: SaveStatistics,
+    ) -> Prepared:
+        work = plan.work(catalogue)
+        masks = self._compare(plan, known, work)
+        reuse = np.zeros(plan.chunks, np.bool_)
+        changed: list[tuple[PlannedSegment, Piece]] = []
+        for planned, (_, piece), mask in zip(plan.segments, work, masks, strict=True):
+            reuse[planned.rows] = mask
+            if mask.all():
+                continue
+            changed += [(part, piece) for part in planned.without(mask)]
+        sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
+        if request.blocking:
+            sources = list(changed)
+        else:
+            sources = self._stage(changed)
+        statistics.rank_bytes_staged = sum(
+            source.segment.size_bytes for _, source in sources if isinstance(source, StagedSegment)
+        )
+        return Prepared(plan, known, reuse, sources, plan, [])
+
+    def _compare(
+        self, plan: SavePlan, known: Known, work: Sequence[tuple[Segment, Piece]]
+    ) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+        """Return which chunks did not change, looking only at tensors that were steady last time."""
+        digests = {}
+        for number, planned in enumerate(plan.segments):
+            if planned.segment.chunks.tensor in self._steady:
+                found = known.digests(planned.rows)
+                if found is not None:
+                    digests[number] = found
+        if not digests:
+            return [np.zeros(len(segment.chunks), np.bool_) for segment, _ in work]
+        return unchanged_chunks(work, digests, self.session.access.runtime)
+
+    def _stage(
+        self, changed: Sequence[tuple[PlannedSegment, Piece]]
+    ) -> list[tuple[PlannedSegment, Piece | StagedSegment]]:
+        staged: list[tuple[PlannedSegment, Piece]] = []
+        live: list[tuple[int, tuple[PlannedSegment, Piece]]] = []
+        for index, (planned, piece) in enumerate(changed):
+            if getattr(piece.array, "stable", False):
+                live.append((index, (planned, piece)))
+            else:
+                staged.append((planned, piece))
+        copies = stage(
+            [(planned.segment, piece) for planned, piece in staged],
+            self._pool,
+            self.session.access.runtime,
+        )
+        sources: list[tuple[PlannedSegment, Piece | StagedSegment]] = [
+            (planned, copy) for (planned, _), copy in zip(staged, copies, strict=True)
+        ]
+        for index, source in live:
+            sources.insert(index, source)
+        return sources
+
+    def _prepare_extra(self, prepared: Prepared, shards: Mapping[TensorPath, Shard]) -> None:
+        catalogue = make_catalogue(shards, {})
+        plan = make_plan(catalogue, {}, self.session.rank, None)
+        prepared.extra = plan
+        prepared.extra_sources = [
+            (planned, piece)
+            for planned, (_, piece) in zip(plan.segments, plan.work(catalogue), strict=True)
+        ]
+
+    def _part(self, request: SaveRequest, prepared: Prepared, written: Written) -> bytes:
+        offset = len(prepared.plan.tensors)
+        of_state = written.places.tensor < offset
+        prepared.places = _merge(prepared, written.places.take(np.flatnonzero(of_state)))
+        prepared.fresh = (self.session.term, request.save)
+        main = contribution_of(
+            self.session.rank,
+            prepared.plan.tensors,
+            prepared.places,
+            bytes_written=sum(pack.size for pack in written.packs),
+            bytes_reused=max(0, prepared.plan.size_bytes - written.tally.bytes_written_raw),
+        )
+        others = written.places.take(np.flatnonzero(~of_state))
+        extra = contribution_of(
+            self.session.rank,
+            prepared.extra.tensors,
+            replace(others, tensor=others.tensor - np.uint32(offset)),
+            bytes_written=0,
+            bytes_reused=0,
+        )
+        messages = (encode_contribution(main), encode_contribution(extra))
+        return _encode(Part(request.step, messages))
+
+
+@dataclass(frozen=True)
+class _Extra:
+    shards: dict[TensorPath, Shard]
+    inline_state: bytes | None
+
+
+def _merge(prepared: Prepared, new: Places) -> Places:
+    """Return the places of all chunks in the order of the plan."""
+    reused = np.flatnonzero(prepared.reuse)
+    changed = np.flatnonzero(~prepared.reuse)
+    kept = prepared.known.places.take(prepared.known.row[reused])
+    order = np.argsort(np.concatenate([reused, changed]), kind="stable")
+    merged = concat_places([kept, new]).take(order)
+    return replace(merged, tensor=prepared.plan.tensor_of_chunk)
+
+
+def _steady_tensors(plan: SavePlan, places: Places, fresh: tuple[int, int]) -> frozenset[int]:
+    """Return the tensors of a plan that had a chunk which the save did not write."""
+    old = np.array([(pack.term, pack.save) != fresh for pack in places.packs], np.bool_)
+    positions = set(np.unique(places.tensor[old[places.pack]]).tolist()) if len(places) else set()
+    return frozenset(number for number, at in enumerate(plan.numbers) if at in positions)

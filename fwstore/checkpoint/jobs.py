@@ -1,0 +1,150 @@
+"""Begins a writing job: wins the term on rank 0, tells the other ranks, builds every rank's writer.
+
+Invariant: every rank sees the vote of the leader's term in its own view of the store before it writes, so a
+directory that is not shared between hosts is found out before a byte is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from fwstore.base.errors import FwstoreError, InvalidInput, NotFound
+from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.coordinator import Coordinator, wait_for
+from fwstore.checkpoint.engine import SaveEngine
+from fwstore.checkpoint.leader import AfterCommit, Committer, Leader
+from fwstore.checkpoint.outcome import failure_message, read_part
+from fwstore.checkpoint.references import Reference, contribution_of_reference
+from fwstore.checkpoint.session import CodecChoice, Session
+from fwstore.checkpoint.snapshot import Checkpoint
+from fwstore.checkpoint.writer import Writer
+from fwstore.content.manifest import Manifest
+from fwstore.format.record import Foreign
+from fwstore.format.summary import SnapshotEntry
+from fwstore.format.vote import VOTE_BYTES_MAX
+from fwstore.log.terms import Term
+from fwstore.sched import BufferPool, Runtime
+from fwstore.store.base import Store
+
+_JOB_KEY = "job"
+_SEEN = b"P"
+
+
+class JobAnnouncement(msgspec.Struct, frozen=True):
+    """What rank 0 tells the others: the lineage, the term, its base, and the vote that they must see."""
+
+    name: str
+    generation: int
+    lineage: str
+    term: int
+    base: SnapshotEntry | None
+    vote: bytes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JobSettings:
+    """What a writer was asked for.
+
+    Attributes:
+        codec: How chunks are encoded.
+        bases: Manifests of other snapshots to look for known chunks in.
+        references: Snapshots whose tensors are taken over by reference.
+        foreign: Pins that keep packs of other lineages.
+        after_commit: Called on rank 0 after every commit.
+    """
+
+    codec: CodecChoice = "raw"
+    bases: Sequence[Manifest] = ()
+    references: Sequence[Reference] = ()
+    foreign: Sequence[Foreign] = ()
+    after_commit: AfterCommit = field(default=lambda _: None)
+
+
+def announce_term(
+    coordinator: Coordinator, store: Store, take: Callable[[], Term]
+) -> tuple[Term, JobAnnouncement]:
+    """Win the term on rank 0 and tell the others; a failure reaches them too."""
+    try:
+        term = take()
+        vote = store.get(term.keys.vote(term.number), limit_bytes=VOTE_BYTES_MAX)
+    except BaseException as error:
+        coordinator.put(_JOB_KEY, failure_message(error))
+        raise
+    found = JobAnnouncement(
+        term.keys.name, term.keys.generation, term.lineage, term.number, term.base, vote
+    )
+    coordinator.put(_JOB_KEY, _SEEN + msgspec.msgpack.encode(found))
+    return term, found
+
+
+def await_announcement(coordinator: Coordinator, runtime: Runtime) -> JobAnnouncement:
+    """Wait for what rank 0 announces.
+
+    Raises:
+        FwstoreError: What kept rank 0 from taking the term.
+    """
+    deadline = runtime.clock.monotonic() + runtime.limits.commit_timeout_s
+    _, message = wait_for(coordinator, (_JOB_KEY,), runtime, deadline=deadline)
+    stored = read_part(message, 0)
+    assert stored is not None
+    return msgspec.msgpack.decode(stored, type=JobAnnouncement)
+
+
+def check_shared(access: Access, announced: JobAnnouncement) -> None:
+    """Make sure that this rank sees what rank 0 wrote.
+
+    Raises:
+        InvalidInput: The store of this rank is not the one of rank 0.
+    """
+    key = access.keys.vote(announced.term)
+    try:
+        seen: bytes | None = access.store.get(key, limit_bytes=VOTE_BYTES_MAX)
+    except NotFound:
+        seen = None
+    if seen != announced.vote:
+        raise InvalidInput(
+            f"{access.store.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there; "
+            "use a directory on a shared file system, or an object store"
+        )
+
+
+def make_writer(
+    session: Session,
+    pool: BufferPool,
+    settings: JobSettings,
+    base: SnapshotEntry | None,
+    term: Term | None,
+) -> Writer:
+    """Return the writer of one rank.
+
+    Args:
+        session: The job as this rank holds it.
+        pool: Staging memory.
+        settings: What was asked for.
+        base: The snapshot that the job continues.
+        term: The right to write, on rank 0.
+    """
+    checkpoint = None if base is None else Checkpoint(session.access, base)
+    parents = [] if checkpoint is None else [_manifest_or_none(checkpoint)]
+    manifests = [*settings.bases, *(m for m in parents if m is not None)]
+    engine = SaveEngine(session, pool, manifests)
+    leader = None
+    if term is not None:
+        referenced = [contribution_of_reference(reference) for reference in settings.references]
+        held = () if base is None else base.foreign
+        foreign = tuple(dict.fromkeys([*held, *settings.foreign]))
+        committer = Committer(session, term, referenced, foreign)
+        leader = Leader(session, committer, settings.after_commit)
+    return Writer(engine, leader, checkpoint)
+
+
+def _manifest_or_none(checkpoint: Checkpoint) -> Manifest | None:
+    """Return the manifest of the parent; without it the next save writes everything anew."""
+    try:
+        return checkpoint.manifest
+    except FwstoreError:
+        # A damaged parent must not keep the run from going on; `verify` reports it.
+        return None

@@ -1,0 +1,236 @@
+"""Rank 0's part of a save: from contributions to the commit record.
+
+Invariant: packs, then leaves and pack tables, then the root, then the record; a record is appended only for
+a snapshot whose coverage was checked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fwstore.base.config import VERSION
+from fwstore.base.errors import Conflict, InvalidInput
+from fwstore.checkpoint.catalogue import outcome_key, part_key, refuse_late_vote, vote_key
+from fwstore.checkpoint.coordinator import wait_for
+from fwstore.checkpoint.engine import Part, parse_part
+from fwstore.checkpoint.outcome import (
+    SKIPPED,
+    Committed,
+    committed_message,
+    failure_message,
+    part_message,
+    read_part,
+)
+from fwstore.checkpoint.session import SaveRequest, Session
+from fwstore.content.build import BuiltSnapshot, build_snapshot, write_manifest
+from fwstore.content.contribution import Contribution, Dictionaries, parse_contribution
+from fwstore.format.groups import group_ranges
+from fwstore.format.keys import SnapshotId
+from fwstore.format.record import Commit, Foreign, ObjectRef
+from fwstore.format.root import Root, SnapshotRef
+from fwstore.format.summary import SnapshotEntry
+from fwstore.log.terms import Term
+
+_TOKEN_BYTES = 8
+_KEPT_OUTCOMES = 8
+
+AfterCommit = Callable[[SnapshotEntry], None]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Draft:
+    """What a snapshot is to say beside its tensors.
+
+    Attributes:
+        save: Number of the save in the term.
+        step: The step of the user.
+        state: The plain state, when it fits the root.
+        position: The stored data position.
+        metrics: Finite numbers by name.
+    """
+
+    save: int
+    step: int
+    state: bytes | None = None
+    position: bytes | None = None
+    metrics: dict[str, float]
+
+
+class Committer:
+    """Writes manifests and commit records for one term.
+
+    Args:
+        session: The job on rank 0.
+        term: Its right to write.
+        referenced: Contributions of snapshots taken over by reference.
+        foreign: The pins that keep packs of other lineages.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        term: Term,
+        referenced: Sequence[Contribution] = (),
+        foreign: Sequence[Foreign] = (),
+    ) -> None:
+        self._session = session
+        self._term = term
+        self._referenced = tuple(referenced)
+        self._foreign = {pin.lineage: [] for pin in foreign}
+        for pin in foreign:
+            self._foreign[pin.lineage].append(pin)
+        self.parent: SnapshotEntry | None = term.base
+
+    def commit(self, draft: Draft, contributions: Sequence[Contribution]) -> Committed:
+        """Write the manifest of a snapshot and append its record.
+
+        Raises:
+            InvalidInput: Ranks disagree on a tensor.
+            Fenced: A newer job owns the run.
+            Conflict: It refers to bytes that were condemned meanwhile.
+        """
+        access = self._session.access
+        built = build_snapshot(
+            self._root(draft), [*contributions, *self._referenced], access.content_hash
+        )
+        write_manifest(access.store, access.runtime, built)
+        entry = self._term.commit(self._record(draft, built))
+        self.parent = entry
+        return Committed(entry, built.root.totals)
+
+    def _root(self, draft: Draft) -> Root:
+        access = self._session.access
+        token = access.runtime.ids.token(_TOKEN_BYTES)
+        parent = None if self.parent is None else SnapshotRef(access.ref, self.parent.id)
+        return Root(
+            lineage=access.ref,
+            snapshot=str(SnapshotId(draft.step, self._term.number, draft.save, token)),
+            step=draft.step,
+            term=self._term.number,
+            save=draft.save,
+            parent=parent,
+            wall_time=access.runtime.clock.wall(),
+            state=draft.state,
+            position=draft.position,
+            metrics=draft.metrics,
+            software={"fwstore": VERSION, "python": sys.version.split()[0]},
+        )
+
+    def _record(self, draft: Draft, built: BuiltSnapshot) -> Commit:
+        access, root = self._session.access, built.root
+        used = {lineage.uuid for lineage in built.lineages} - {access.lineage}
+        groups = built.groups(access.ref) | {(self._term.number, draft.save)}
+        return Commit(
+            snapshot=root.snapshot,
+            step=draft.step,
+            save=draft.save,
+            parent=None if self.parent is None else self.parent.id,
+            root=ObjectRef(built.root_digest.hex(), len(built.root_object.content)),
+            tables=tuple(ObjectRef(t.digest.hex(), t.size) for t in root.pack_tables),
+            groups=group_ranges(groups),
+            foreign=tuple(pin for uuid in sorted(used) for pin in self._foreign.get(uuid, [])),
+            bytes_logical=root.totals.bytes_logical,
+            bytes_written=root.totals.bytes_written,
+            metrics=draft.metrics,
+            position=None
+            if draft.position is None
+            else access.content_hash.digest(draft.position).hex(),
+        )
+
+
+class Leader:
+    """Gathers the contributions of all ranks, commits, and tells everybody.
+
+    Args:
+        session: The job on rank 0.
+        committer: Writes manifests and records.
+        after_commit: Called after every commit, in the background thread of the save.
+    """
+
+    def __init__(self, session: Session, committer: Committer, after_commit: AfterCommit) -> None:
+        self._session = session
+        self._committer = committer
+        self._after_commit = after_commit
+
+    def commit(
+        self, request: SaveRequest, draft: Draft, own: bytes, *, voted: bool
+    ) -> Committed | None:
+        """Bring a save to its end on all ranks; None when some rank skipped it.
+
+        Args:
+            request: The save.
+            draft: What the snapshot says beside its tensors.
+            own: The contribution of rank 0.
+            voted: Rank 0 took part in an agreement on the holders of tensors in this save.
+
+        Raises:
+            FwstoreError: What made the save fail; every rank gets the same.
+        """
+        coordinator = self._session.coordinator
+        try:
+            parts = self._gather(request, own, voted=voted)
+            committed = None
+            if parts is not None:
+                committed = self._committer.commit(draft, _contributions(parts))
+        except BaseException as error:
+            coordinator.put(outcome_key(request.save), failure_message(error))
+            raise
+        coordinator.put(
+            outcome_key(request.save),
+            SKIPPED if committed is None else committed_message(committed),
+        )
+        self._forget_messages(request.save)
+        if committed is not None:
+            self._after_commit(committed.entry)
+        return committed
+
+    def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> list[Part] | None:
+        runtime, coordinator = self._session.access.runtime, self._session.coordinator
+        deadline = runtime.clock.monotonic() + runtime.limits.commit_timeout_s
+        parts = []
+        for rank in range(coordinator.world_size):
+            message = part_message(own)
+            if rank:
+                keys = (part_key(request.save, rank), vote_key(request.save, rank))
+                key, message = wait_for(coordinator, keys, runtime, deadline=deadline)
+                if key == keys[1]:
+                    self._refuse_late(request, rank, voted=voted)
+                    message = wait_for(coordinator, keys[:1], runtime, deadline=deadline)[1]
+            stored = read_part(message, rank)
+            if stored is None:
+                return None
+            parts.append(parse_part(stored))
+        _check_steps(parts, request)
+        return parts
+
+    def _refuse_late(self, request: SaveRequest, rank: int, *, voted: bool) -> None:
+        """Refuse the vote of a rank when rank 0 took no part in the agreement that it asks for."""
+        if not voted:
+            refuse_late_vote(self._session.coordinator, request.save)
+            raise Conflict(
+                f"rank {rank} has other tensors than before, rank 0 has not; the next save settles it"
+            )
+
+    def _forget_messages(self, save: int) -> None:
+        coordinator = self._session.coordinator
+        for rank in range(coordinator.world_size):
+            coordinator.drop(part_key(save, rank))
+        if save > _KEPT_OUTCOMES:
+            coordinator.drop(outcome_key(save - _KEPT_OUTCOMES))
+
+
+def _contributions(parts: Sequence[Part]) -> list[Contribution]:
+    known: Dictionaries = {}
+    return [parse_contribution(stored, known) for part in parts for stored in part.contributions]
+
+
+def _check_steps(parts: Sequence[Part], request: SaveRequest) -> None:
+    others = {rank: part.step for rank, part in enumerate(parts) if part.step != request.step}
+    if others:
+        rank, step = next(iter(others.items()))
+        raise InvalidInput(
+            f"ranks disagree on the step: rank 0 saves step {request.step}, rank {rank} step {step} "
+            f"({len(others)} ranks differ); every rank must call save with the same steps"
+        )

@@ -1,0 +1,260 @@
+"""Loading a snapshot into existing memory or into a new state.
+
+Invariant: nothing is declared loaded before every wanted byte was verified; names, shapes and dtypes are
+checked before the first byte is read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fwstore.base.errors import InvalidInput
+from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.adapter import TensorAdapter
+from fwstore.checkpoint.reserved import is_reserved
+from fwstore.checkpoint.selection import Described, Only, Rename, name_filter, pair_names
+from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
+from fwstore.checkpoint.states import common_kind, complete, load_skeleton, revived, slots_of
+from fwstore.checkpoint.tree import assign, flatten, tensor_slots, unflatten
+from fwstore.content.manifest import Manifest
+from fwstore.content.read import plan_tensor
+from fwstore.format.dtypes import ITEMSIZE
+from fwstore.format.paths import TensorPath, display_path
+from fwstore.format.state import TensorSlot
+from fwstore.format.tensor import TensorInfo
+from fwstore.plan.box import Box
+
+_MAPS = (dict, OrderedDict)
+_FLOATING = ("float", "bfloat", "complex")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a load takes and how.
+
+    Attributes:
+        only: Globs over saved names.
+        rename: From saved names to those of the destination.
+        dtype: "cast", a dtype, or None.
+        strict: Whether names must match one to one.
+    """
+
+    only: Only = None
+    rename: Rename = None
+    dtype: Any = None
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class Fill:
+    """One saved tensor and the memory of this rank that receives its elements."""
+
+    path: TensorPath
+    dtype: str
+    shard: Shard
+    adapter: TensorAdapter
+
+
+def read_boxes(
+    access: Access,
+    manifest: Manifest,
+    wanted: Mapping[TensorPath, Sequence[tuple[Box, np.ndarray[Any, Any]]]],
+) -> None:
+    """Read boxes of many tensors into arrays, side by side."""
+    reads = [
+        plan_tensor(manifest, path, [Piece(box, array) for box, array in boxes])
+        for path, boxes in wanted.items()
+    ]
+    access.reader.read(manifest, reads)
+
+
+def fill(access: Access, manifest: Manifest, fills: Sequence[Fill]) -> None:
+    """Fill the memory of some tensors, converting element types where they differ."""
+    reads, casts = [], []
+    for one in fills:
+        pieces = one.shard.pieces
+        if one.shard.dtype != one.dtype:
+            raw = raw_dtype(one.dtype)
+            pieces = tuple(Piece(p.box, np.empty(p.box.sizes, raw)) for p in pieces)
+            casts.append((one, pieces))
+        if any(piece.box.volume for piece in pieces):
+            reads.append(plan_tensor(manifest, one.path, pieces))
+    access.reader.read(manifest, reads)
+    for one, pieces in casts:
+        for source, target in zip(pieces, one.shard.pieces, strict=True):
+            _convert(one, source, target)
+
+
+def _convert(one: Fill, source: Piece, target: Piece) -> None:
+    assert isinstance(source.array, np.ndarray)
+    converted = one.adapter.convert(source.array, one.dtype, one.shard.dtype)
+    if isinstance(target.array, np.ndarray):
+        np.copyto(target.array, converted)
+    else:
+        whole = tuple(slice(0, size) for size in target.box.sizes)
+        target.array.copy_from_host(whole, converted)
+
+
+def load_tree(access: Access, manifest: Manifest, selection: Selection) -> Any:
+    """Return a new state with whole tensors."""
+    if selection.rename is not None:
+        raise InvalidInput("rename= needs into=: a new state has the saved names")
+    keep = name_filter(selection.only)
+    infos = {info.path: info for info in manifest.tensors() if not is_reserved(info.path)}
+    skeleton = load_skeleton(access, manifest)
+    kind = common_kind(slots_of(skeleton))
+    skeleton = complete(skeleton, manifest, kind)
+    slots = {p: s for p, s in slots_of(skeleton).items() if p in infos and keep(display_path(p))}
+    if selection.only is not None:
+        skeleton = _prune(skeleton, set(slots), ())
+    values: dict[TensorPath, Any] = {}
+    fills: list[Fill] = []
+    for path, slot in slots.items():
+        source = infos[path].alias or path
+        if source not in values:
+            values[source] = _allocate(access, infos[path], source, slot, selection, fills)
+    fill(access, manifest, fills)
+    return unflatten(skeleton, values, access.adapters)
+
+
+def _allocate(
+    access: Access,
+    info: TensorInfo,
+    source: TensorPath,
+    slot: TensorSlot,
+    selection: Selection,
+    fills: list[Fill],
+) -> Any:
+    adapter = access.adapters.of_kind(slot.kind)
+    value = adapter.allocate(_wanted_dtype(info.dtype, selection.dtype), info.shape)
+    fills.append(Fill(source, info.dtype, adapter.describe(value, writable=True), adapter))
+    return value
+
+
+def _wanted_dtype(saved: str, dtype: Any) -> str:
+    if dtype is None or not saved.startswith(_FLOATING):
+        return saved
+    name = dtype if isinstance(dtype, str) else str(dtype).rpartition(".")[2]
+    if name not in ITEMSIZE:
+        raise InvalidInput(
+            f"dtype {dtype!r} is not known; name one such as 'float32' or 'bfloat16'"
+        )
+    return name
+
+
+def _prune(value: Any, kept: set[TensorPath], path: tuple[Any, ...]) -> Any:
+    """Return a skeleton without the slots that were not selected and the containers this empties."""
+    if type(value) in _MAPS:
+        pruned = type(value)()
+        for key, child in value.items():
+            if isinstance(child, TensorSlot) and (*path, key) not in kept:
+                continue
+            smaller = _prune(child, kept, (*path, key))
+            if child and not smaller and type(child) in (*_MAPS, list, tuple):
+                continue
+            pruned[key] = smaller
+        return pruned
+    if type(value) in (list, tuple):
+        return type(value)(
+            None
+            if isinstance(child, TensorSlot) and (*path, index) not in kept
+            else _prune(child, kept, (*path, index))
+            for index, child in enumerate(value)
+        )
+    return value
+
+
+def load_into(access: Access, manifest: Manifest, into: Any, selection: Selection) -> Any:
+    """Fill the tensors of a state in place and replace its plain values by the saved ones."""
+    skeleton, tensors = flatten(into, access.adapters)
+    saved = {info.path: info for info in manifest.tensors() if not is_reserved(info.path)}
+    described = {path: _describe(access, value) for path, value in tensors.items()}
+    wanted = {path: described[slot.alias or path] for path, slot in tensor_slots(skeleton)}
+    pairs = _pair(saved, wanted, selection)
+    fills = []
+    for target, source in pairs.items():
+        if target in tensors:
+            adapter = access.adapters.of_tensor(tensors[target])
+            assert adapter is not None
+            value = adapter.materialise(tensors[target])
+            if value is not tensors[target]:
+                _replace(into, skeleton, target, value)
+            shard = adapter.describe(value, writable=True)
+            fills.append(Fill(source, saved[source].dtype, shard, adapter))
+    fill(access, manifest, fills)
+    if selection.only is None and selection.rename is None:
+        _take_plain(into, revived(access, load_skeleton(access, manifest)))
+    return into
+
+
+def _describe(access: Access, value: Any) -> Described:
+    adapter = access.adapters.of_tensor(value)
+    assert adapter is not None
+    dtype, shape = adapter.form(value)
+    return Described(dtype, shape)
+
+
+def _replace(into: Any, skeleton: Any, target: TensorPath, value: Any) -> None:
+    """Put a tensor that got memory where it stood, and where its ties stood."""
+    assign(into, target, value)
+    for path, slot in tensor_slots(skeleton):
+        if slot.alias == target:
+            assign(into, path, value)
+
+
+def _pair(
+    saved: Mapping[TensorPath, TensorInfo],
+    wanted: Mapping[TensorPath, Described],
+    selection: Selection,
+) -> dict[TensorPath, TensorPath]:
+    if selection.dtype not in (None, "cast"):
+        raise InvalidInput("with into=, dtype= may only be 'cast': the destination has its dtypes")
+    saved_names = _names(saved)
+    wanted_names = _names(wanted)
+    pairs = pair_names(
+        {
+            name: Described(saved[path].dtype, saved[path].shape)
+            for name, path in saved_names.items()
+        },
+        {name: wanted[path] for name, path in wanted_names.items()},
+        only=selection.only,
+        rename=selection.rename,
+        strict=selection.strict,
+        cast=selection.dtype == "cast",
+    )
+    return {wanted_names[name]: saved_names[source] for name, source in pairs.items()}
+
+
+def _names(paths: Mapping[TensorPath, Any]) -> dict[str, TensorPath]:
+    """Return paths by name; where an int and a text key read alike, the int is shown in brackets."""
+    names: dict[str, TensorPath] = {}
+    for path in paths:
+        name = display_path(path)
+        if name in names:
+            name = display_path(tuple(f"[{k}]" if isinstance(k, int) else k for k in path))
+        names[name] = path
+    return names
+
+
+def _take_plain(into: Any, saved: Any) -> None:
+    """Replace plain values of a nested state by the saved ones of the same place."""
+    if type(into) in _MAPS and type(saved) in _MAPS:
+        places = [(key, saved[key]) for key in into if key in saved]
+    elif type(into) is list and type(saved) is list and len(into) == len(saved):
+        places = list(enumerate(saved))
+    else:
+        return
+    for key, value in places:
+        if type(into[key]) in (*_MAPS, list) and type(value) is type(into[key]):
+            _take_plain(into[key], value)
+        elif not isinstance(value, TensorSlot) and not _holds_slots(value):
+            into[key] = value
+
+
+def _holds_slots(value: Any) -> bool:
+    return type(value) in (*_MAPS, list, tuple) and any(True for _ in tensor_slots(value))

@@ -1,0 +1,79 @@
+"""One job's right to write, as one of its ranks holds it.
+
+Invariant: every rank of a job has the same term and lineage; both came from the leader's election.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.coordinator import Coordinator
+from fwstore.content.packing import PackNaming
+
+CodecChoice = Literal["raw", "zstd", "auto"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Session:
+    """A writing job on one rank.
+
+    Attributes:
+        access: The lineage and what reads it.
+        coordinator: How the ranks talk; it knows rank and world size.
+        term: The fencing number.
+        codec: How chunks are encoded.
+    """
+
+    access: Access
+    coordinator: Coordinator
+    term: int
+    codec: CodecChoice = "raw"
+
+    @property
+    def rank(self) -> int:
+        """This process."""
+        return self.coordinator.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the job."""
+        return self.coordinator.world_size
+
+    def naming(self, save: int) -> PackNaming:
+        """Return what the packs of this rank are called in one save."""
+        limit = self.access.store.capabilities.spread_max
+        return PackNaming(
+            lineage=self.access.ref,
+            term=self.term,
+            save=save,
+            rank=self.rank,
+            spread=max(1, min(limit, 256, -(-self.world_size // 4))),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SaveRequest:
+    """One call of `Writer.save`.
+
+    Attributes:
+        save: Its number in the term, from 1.
+        step: The step of the user.
+        state: The nested state.
+        metrics: Finite numbers by name.
+        position: Where the run stands in its data.
+        per_rank: A plain value of this rank.
+        blocking: Write from live memory instead of staging.
+        annotations: Named byte strings, from the leader.
+    """
+
+    save: int
+    step: int
+    state: Any
+    metrics: Mapping[str, float] | None = None
+    position: Any = None
+    per_rank: Any = None
+    blocking: bool = False
+    annotations: Mapping[str, bytes] = field(default_factory=dict)

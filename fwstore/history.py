@@ -1,0 +1,256 @@
+"""The reading half of a run: its checkpoints, its branches and its log.
+
+Invariant: what is listed is on the canonical chain of the log as it was read by that call; reading needs no
+right to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from fwstore.base.clock import Clock
+from fwstore.base.errors import Expired, NotFound, Unavailable
+from fwstore.base.units import parse_duration
+from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.snapshot import Checkpoint
+from fwstore.format.record import Record, encode_record
+from fwstore.format.summary import SnapshotEntry
+from fwstore.log.history import branches, history, view_of
+
+D = TypeVar("D")
+_RAISE: Any = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """One record of a run's log, for people and tools."""
+
+    sequence: int
+    kind: str
+    term: int
+    wall_time: float
+    note: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinDescription:
+    """A pin that keeps a checkpoint."""
+
+    id: str
+    step: int
+    reason: str
+    wall_time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchDescription:
+    """Checkpoints that a later job left behind, newest first."""
+
+    name: str
+    term: int
+    checkpoints: tuple[Checkpoint, ...]
+
+
+class RunHistory:
+    """What can be read of a run."""
+
+    def __init__(
+        self, name: str, find: Callable[[], Access | None], url: str, clock: Clock
+    ) -> None:
+        self._name = name
+        self._find = find
+        self._url = url
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self._name
+
+    def exists(self) -> bool:
+        """Return whether the run was created and not deleted."""
+        access = self._find()
+        return access is not None and access.log.refresh().closed is None
+
+    def latest(self, default: D = _RAISE) -> Checkpoint | D:
+        """Return the newest checkpoint of the canonical history.
+
+        Args:
+            default: Returned instead of raising when there is none.
+
+        Raises:
+            NotFound: The run has no checkpoint.
+        """
+        found = self.checkpoints() if default is _RAISE else self._checkpoints_or_none()
+        if found:
+            return found[-1]
+        if default is _RAISE:
+            raise NotFound(f"run {self.name} in {self._url} has no checkpoint yet")
+        return default
+
+    def __getitem__(self, step: int) -> Checkpoint:
+        """Return the checkpoint of a step.
+
+        Raises:
+            NotFound: No checkpoint of that step is on offer; `Expired` when there was one.
+        """
+        access = self._access()
+        fold = access.log.refresh()
+        for entry in history(fold):
+            if entry.step == step:
+                return Checkpoint(access, entry)
+        gone = any(e.step == step and e.id in fold.expired for e in tuple(fold.entries.values()))
+        steps = [entry.step for entry in history(fold)]
+        kind = Expired if gone else NotFound
+        raise kind(
+            f"run {self.name} has no checkpoint of step {step}"
+            + (": retention removed it" if gone else "")
+            + (f"; it has {_shown(sorted(steps))}" if steps else "")
+        )
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the canonical history, oldest first; of a step saved twice the newer one.
+
+        Raises:
+            NotFound: The run does not exist.
+        """
+        access = self._access()
+        newest: dict[int, SnapshotEntry] = {}
+        for entry in history(access.log.refresh()):
+            newest.setdefault(entry.step, entry)
+        return [Checkpoint(access, newest[step]) for step in sorted(newest)]
+
+    def branches(self) -> list[BranchDescription]:
+        """Return what is on offer beside the canonical history: tails of jobs that were superseded."""
+        access = self._access()
+        found = branches(view_of({"": access.log.refresh()}))
+        return [
+            BranchDescription(
+                name=branch.name,
+                term=branch.term,
+                checkpoints=tuple(Checkpoint(access, entry) for entry in branch.snapshots),
+            )
+            for branch in found
+        ]
+
+    def log(self) -> Iterator[LogEntry]:
+        """Yield the records of the log, oldest first."""
+        for record in self._access().log.records():
+            yield _log_entry(record)
+
+    def pins(self) -> list[PinDescription]:
+        """Return the pins that keep checkpoints."""
+        fold = self._access().log.refresh()
+        return [
+            PinDescription(
+                id=pin.pin,
+                step=fold.entries[pin.snapshot].step,
+                reason=pin.reason,
+                wall_time=pin.time,
+            )
+            for pin in tuple(fold.pins.values())
+            if pin.snapshot in fold.entries
+        ]
+
+    def watch(
+        self,
+        *,
+        after: int | None = None,
+        every: bool = False,
+        poll: str | float = "5s",
+        timeout: str | float | None = None,
+    ) -> Iterator[Checkpoint]:
+        """Yield checkpoints as they are committed, for jobs that evaluate while training goes on.
+
+        Args:
+            after: Only steps greater than this one; None begins with the newest there is.
+            every: Yield all that appeared since the last one, not the newest alone.
+            poll: Pause between two looks at the log.
+            timeout: End when nothing new came for so long; None waits until the run is deleted.
+        """
+        clock = self._clock
+        pause, patience = parse_duration(poll), None if timeout is None else parse_duration(timeout)
+        seen = -1 if after is None else after
+        last = clock.monotonic()
+        first = after is None and not every
+        while not self._is_closed():
+            fresh = [c for c in self._checkpoints_or_none() if c.step > seen]
+            for checkpoint in fresh[-1:] if first or not every else fresh:
+                seen, last = checkpoint.step, clock.monotonic()
+                yield checkpoint
+            first = False
+            if patience is not None and clock.monotonic() - last >= patience:
+                return
+            clock.sleep(pause)
+
+    def wait(
+        self, step: int, *, timeout: str | float | None = None, poll: str | float = "1s"
+    ) -> Checkpoint:
+        """Wait until a step is committed.
+
+        Raises:
+            Unavailable: The time ran out first.
+        """
+        clock = self._clock
+        deadline = None if timeout is None else clock.monotonic() + parse_duration(timeout)
+        while True:
+            found = [c for c in self._checkpoints_or_none() if c.step == step]
+            if found:
+                return found[0]
+            if deadline is not None and clock.monotonic() >= deadline:
+                raise Unavailable(f"step {step} of run {self.name} was not committed in {timeout}")
+            clock.sleep(parse_duration(poll))
+
+    def _access(self) -> Access:
+        access = self._find()
+        if access is None or access.log.refresh().closed is not None:
+            raise NotFound(f"there is no run {self.name} in {self._url}")
+        return access
+
+    def _checkpoints_or_none(self) -> list[Checkpoint]:
+        try:
+            return self.checkpoints()
+        except NotFound:
+            return []
+
+    def _is_closed(self) -> bool:
+        access = self._find()
+        return access is not None and access.log.refresh().closed is not None
+
+
+def _log_entry(record: Record) -> LogEntry:
+    body = msgspec.json.decode(encode_record(record))["body"]
+    return LogEntry(
+        sequence=record.seq,
+        kind=record.kind,
+        term=record.term,
+        wall_time=record.time,
+        note=_note(body),
+        body=body,
+    )
+
+
+def _note(body: Mapping[str, Any]) -> str:
+    shown = (
+        "step",
+        "snapshot",
+        "snapshots",
+        "base",
+        "holder",
+        "reason",
+        "tag",
+        "pin",
+        "count",
+        "bytes",
+    )
+    return ", ".join(f"{key} {body[key]}" for key in shown if body.get(key) not in (None, "", ()))
+
+
+def _shown(steps: list[int]) -> str:
+    listed = ", ".join(map(str, steps[-8:]))
+    return f"steps {listed}" if len(steps) <= 8 else f"steps ..., {listed}"

@@ -1,0 +1,227 @@
+"""A repository: the runs of one store, opened by its address.
+
+Invariant: opening reads and never writes; the store becomes a repository with its first writer. Whatever
+needs the process - connections, threads, caches - is made again after a fork or a pickle.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from fwstore.base.config import Limits
+from fwstore.base.errors import FwstoreError, InvalidInput, NotFound
+from fwstore.care.gc import GcOptions, collect
+from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.adapter import default_adapters
+from fwstore.checkpoint.references import Reference
+from fwstore.codec.hashing import ContentHash
+from fwstore.content.footers import FooterCache
+from fwstore.content.read import ContentReader
+from fwstore.content.verified import Origin
+from fwstore.format.keys import LineageKeys
+from fwstore.format.record import Foreign
+from fwstore.format.summary import SnapshotEntry
+from fwstore.log.lineage import find, list_lineages
+from fwstore.log.log import Log
+from fwstore.log.packs import PackTables
+from fwstore.log.site import create_site, open_site
+from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.plan.retention import Keep
+from fwstore.run import Run
+from fwstore.sched import BufferPool, Runtime
+from fwstore.sched.runtime import system_runtime
+from fwstore.store.address import open_store
+from fwstore.store.base import Store
+
+
+def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resembles
+    url: str,
+    *,
+    site: str = "",
+    limits: Limits | None = None,
+    options: Mapping[str, object] | None = None,
+    hash_key: bytes | None = None,
+) -> Repository:
+    """Open a repository; nothing is written, and it need not exist yet.
+
+    Args:
+        url: A directory, or ``file://``, ``s3://bucket/prefix``, ``gs://``, ``az://``, ``memory://name``.
+        site: Name given to the site when the first writer creates the repository.
+        limits: Bounds on threads, memory and waiting.
+        options: Of the store: endpoint, region, credentials, ...
+        hash_key: 32 bytes that key the content hashes; must be given at every open.
+
+    Raises:
+        InvalidInput: The address is malformed.
+        Unsupported: The store was written by a newer version, or with another hash key.
+        PermissionDenied: The credentials do not allow reading.
+        Unavailable: The store does not answer.
+    """
+    if str(url).endswith(".toml"):
+        raise InvalidInput(
+            f"{url}: this version opens one store; topologies of several sites are not in it"
+        )
+    return Repository(str(url), site=site, limits=limits, options=options, hash_key=hash_key)
+
+
+class Repository:
+    """The runs of one store. Made by `open`; usable in forked children; pickles by address."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        site: str = "",
+        limits: Limits | None = None,
+        options: Mapping[str, object] | None = None,
+        hash_key: bytes | None = None,
+    ) -> None:
+        self._arguments = {
+            "site": site,
+            "limits": limits,
+            "options": options,
+            "hash_key": hash_key,
+        }
+        self._site_name = site
+        self._hash = ContentHash(hash_key)
+        self.runtime: Runtime = system_runtime(limits)
+        self.store: Store = open_store(url, self.runtime, options)
+        self.pool = BufferPool()
+        self._accesses: dict[str, Access] = {}
+        try:
+            open_site(self.store, hash_key=self._hash.key_id)
+        except NotFound:
+            # The first writer creates the site.
+            return
+
+    def __repr__(self) -> str:
+        return f"Repository({self.url!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., Repository], tuple[str]]:
+        return functools.partial(Repository, **self._arguments), (self.url,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The address, without credentials."""
+        return self.store.url
+
+    def run(self, name: str) -> Run:
+        """Return a run by name; it need not exist, and nothing is read.
+
+        Raises:
+            InvalidInput: The name cannot name a run.
+        """
+        return Run(self, name)
+
+    def runs(self) -> list[str]:
+        """Return the names of all runs that exist.
+
+        Raises:
+            NotFound: There is no repository at this address.
+        """
+        self._site()
+        return sorted({keys.name for keys in list_lineages(self.store)})
+
+    def close(self) -> None:
+        """Stop threads and connections; a second call does nothing."""
+        self.runtime.scheduler.close()
+        self.store.close()
+
+    # What runs need of their repository; not for users.
+
+    def find(self, name: str) -> Access | None:
+        """Return the newest generation of a run, or None."""
+        lineage = find(self.store, name)
+        if lineage is None:
+            return None
+        return self.access(lineage.name, lineage.generation, lineage.lineage)
+
+    def access(self, name: str, generation: int, lineage: str) -> Access:
+        """Return what reads and writes one generation of a run; made once per process."""
+        keys = LineageKeys(name, generation)
+        found = self._accesses.get(keys.label)
+        if found is None or found.lineage != lineage:
+            found = self._open_access(keys, lineage)
+            self._accesses[keys.label] = found
+        return found
+
+    def take_term(self, name: str, base: str | None) -> Term:
+        """Win the next term of a run for this process."""
+        site = create_site(
+            self.store, self.runtime, name=self._site_name, hash_key=self._hash.key_id
+        )
+        candidate = Candidate(
+            name=name,
+            home=site,
+            witnesses=(site,),
+            holder=self.runtime.environment.text("HOSTNAME") or "unnamed host",
+            read_packs=PackTables(self._hash),
+        )
+        return take_term(candidate, self.runtime, base=base)
+
+    def borrowed(self, references: Sequence[Reference]) -> dict[str, Access]:
+        """Return the lineages from which references borrow packs in turn, by label."""
+        labels = {foreign.label for ref in references for foreign in ref.entry.foreign}
+        return {label: self._by_label(label) for label in labels}
+
+    def retention(self, access: Access, keep: Keep | None) -> Callable[[SnapshotEntry], None]:
+        """Return what rank 0 does after every commit."""
+        if keep is None:
+            return lambda _: None
+        options = GcOptions(keep=keep, orphans=False, open_foreign=self._open_foreign)
+
+        def apply(_: SnapshotEntry) -> None:
+            try:
+                collect(access.log, options)
+            except FwstoreError as error:
+                # The save is durable; what could not be freed now is freed after the next one.
+                warnings.warn(f"retention of {access.keys.name} is behind: {error}", stacklevel=1)
+
+        return apply
+
+    def _open_access(self, keys: LineageKeys, lineage: str) -> Access:
+        origin = Origin(stores=(self.store,), runtime=self.runtime, content_hash=self._hash)
+        footers = FooterCache(origin)
+        return Access(
+            keys=keys,
+            lineage=lineage,
+            log=Log(self.store, keys, lineage, self.runtime, PackTables(self._hash)),
+            origin=origin,
+            footers=footers,
+            reader=ContentReader(origin, footers, self.pool),
+            adapters=default_adapters(),
+        )
+
+    def _by_label(self, label: str) -> Access:
+        name, _, generation = label.rpartition("@")
+        access = self.find(name)
+        if access is None or access.keys.generation != int(generation):
+            raise NotFound(f"run {label}, whose bytes are borrowed, is not in {self.url}")
+        return access
+
+    def _open_foreign(self, foreign: Foreign) -> Log | None:
+        try:
+            return self._by_label(foreign.label).log
+        except NotFound:
+            return None
+
+    def _site(self) -> Any:
+        try:
+            return open_site(self.store, hash_key=self._hash.key_id)
+        except NotFound as error:
+            raise NotFound(f"there is no fwstore repository at {self.url}") from error

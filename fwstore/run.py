@@ -1,0 +1,273 @@
+"""A run: reading it, extending it, branching it off and giving it up.
+
+Invariant: everything that changes a run goes through a term or an append to its log; nothing is changed in
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fwstore.base.errors import AlreadyExists, InvalidInput
+from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.coordinator import (
+    Coordinator,
+    LocalCoordinator,
+    find_world,
+    make_coordinator,
+)
+from fwstore.checkpoint.jobs import (
+    JobAnnouncement,
+    JobSettings,
+    announce_term,
+    await_announcement,
+    check_shared,
+    make_writer,
+)
+from fwstore.checkpoint.leader import Committer, Draft
+from fwstore.checkpoint.phases import SaveTicket, commit_save, make_ticket, write_part
+from fwstore.checkpoint.references import Reference, contribution_of_reference, pin_references
+from fwstore.checkpoint.session import CodecChoice, Session
+from fwstore.checkpoint.shard import Shard
+from fwstore.checkpoint.snapshot import Checkpoint
+from fwstore.checkpoint.writer import Writer
+from fwstore.format.keys import LineageKeys
+from fwstore.format.names import validate_name
+from fwstore.format.paths import TensorPath
+from fwstore.format.record import AnyBody, Expire
+from fwstore.history import RunHistory
+from fwstore.log.fold import Fold
+from fwstore.log.lineage import delete
+from fwstore.log.pins import pin, tag, unpin
+from fwstore.log.terms import Term
+from fwstore.plan.retention import Keep
+
+if TYPE_CHECKING:
+    from fwstore.repository import Repository
+
+_ALREADY_GONE = "removed by hand"
+
+
+class Run(RunHistory):
+    """A named history of checkpoints; made by `Repository.run`, created at the first writer."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        super().__init__(
+            validate_name(name),
+            lambda: repository.find(name),
+            repository.url,
+            repository.runtime.clock,
+        )
+        self._repository = repository
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r} in {self._repository.url!r})"
+
+    def writer(
+        self,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        coordinator: Coordinator | None = None,
+        keep: Keep | None = None,
+        codec: CodecChoice = "raw",
+        base: Checkpoint | None = None,
+        bases: Sequence[Checkpoint] = (),
+        references: Mapping[str, Checkpoint] | None = None,
+    ) -> Writer:
+        """Take the next term of the run and return this rank's writer; every rank calls it.
+
+        An older job that still writes gets `Fenced`.
+
+        Args:
+            rank: This process; with `world_size`, or found from torch.distributed, RANK and WORLD_SIZE.
+            world_size: How many processes save together.
+            coordinator: How the ranks talk; None uses what the job has.
+            keep: Retention, applied by rank 0 after every commit, garbage collection included.
+            codec: "raw", "zstd", or "auto" to encode only where the store is slower than the codec.
+            base: Continue this checkpoint instead of the newest one; later ones become a branch.
+            bases: Other checkpoints in which to look for unchanged chunks.
+            references: By top-level key, checkpoints whose tensors every save takes over by reference.
+
+        Raises:
+            Conflict: Other jobs kept winning the election.
+            InvalidInput: The ranks cannot meet, or do not share the store.
+        """
+        runtime = self._repository.runtime
+        world = find_world(runtime, rank, world_size)
+        channel = coordinator
+        if channel is None:
+            keys = LineageKeys(self.name, 1)
+            channel = make_coordinator(runtime, world, self._repository.store, keys)
+        term, announced = self._meet(channel, base)
+        access = self._repository.access(announced.name, announced.generation, announced.lineage)
+        if channel.world_size > 1:
+            check_shared(access, announced)
+        session = Session(access=access, coordinator=channel, term=announced.term, codec=codec)
+        borrowed = self._references(references or {}, bases)
+        settings = JobSettings(
+            codec=codec,
+            bases=[checkpoint.manifest for checkpoint in bases],
+            references=borrowed[: len(references or {})],
+            foreign=()
+            if term is None
+            else pin_references(
+                borrowed,
+                access,
+                () if announced.base is None else announced.base.foreign,
+                self._repository.borrowed(borrowed),
+            ),
+            after_commit=self._repository.retention(access, keep),
+        )
+        return make_writer(session, self._repository.pool, settings, announced.base, term)
+
+    def fork(self, name: str, *, at: int | None = None) -> Run:
+        """Create another run that begins with a checkpoint of this one; no tensor byte is copied.
+
+        Args:
+            name: Of the new run.
+            at: Step to begin with; None takes the newest.
+
+        Raises:
+            AlreadyExists: A run of that name exists.
+        """
+        checkpoint = self.latest() if at is None else self[at]
+        fork = self._repository.run(name)
+        if fork.exists():
+            raise AlreadyExists(f"run {name} exists in {self._repository.url}; choose another name")
+        term = self._repository.take_term(name, None)
+        access = self._repository.access(term.keys.name, term.keys.generation, term.lineage)
+        reference = Reference((), checkpoint.access, checkpoint.entry, checkpoint.manifest)
+        foreign = pin_references([reference], access, (), self._repository.borrowed([reference]))
+        session = Session(access=access, coordinator=LocalCoordinator(), term=term.number)
+        root = checkpoint.manifest.root
+        draft = Draft(
+            save=1,
+            step=checkpoint.step,
+            state=root.state,
+            position=root.position,
+            metrics=dict(checkpoint.metrics),
+        )
+        committer = Committer(session, term, [contribution_of_reference(reference)], foreign)
+        committer.commit(draft, [])
+        return fork
+
+    def delete(self, reason: str = "deleted") -> None:
+        """Delete the run; its name may be used again, its bytes go with the next garbage collection."""
+        delete(self._access().log, reason)
+
+    def remove(self, step: int) -> None:
+        """Give up one checkpoint; its bytes go with the next garbage collection.
+
+        Raises:
+            NotFound: There is no checkpoint of that step.
+            InvalidInput: It is pinned or tagged.
+        """
+        access, entry = self._access(), self[step].entry
+
+        def make(fold: Fold) -> AnyBody | None:
+            held = [
+                p.reason for p in fold.pins.values() if p.snapshot == entry.id and not p.base_of
+            ]
+            held += [f"tag {name}" for name, snapshot in fold.tags.items() if snapshot == entry.id]
+            if held:
+                raise InvalidInput(
+                    f"step {step} of run {self.name} is kept by: {', '.join(held)}; lift that first"
+                )
+            return None if entry.id in fold.expired else Expire((entry.id,), _ALREADY_GONE)
+
+        access.log.append(make)
+
+    def pin(self, step: int, reason: str) -> str:
+        """Keep a checkpoint whatever retention says; return the id that lifts the pin."""
+        return pin(self._access().log, self[step].id, reason)
+
+    def unpin(self, pin_id: str) -> None:
+        """Lift a pin."""
+        unpin(self._access().log, pin_id)
+
+    def tag(self, name: str, step: int | None) -> None:
+        """Give a checkpoint a name that also keeps it; None forgets the name."""
+        tag(self._access().log, name, None if step is None else self[step].id)
+
+    def begin_save(self, step: int | None = None, *, replace: bool = True) -> SaveTicket:
+        """Take the next term for one save in three phases; the run is created if needed.
+
+        Args:
+            step: The step; None takes the one after the newest.
+            replace: Whether a checkpoint of that step may exist; it is superseded at the commit.
+
+        Raises:
+            AlreadyExists: The step exists and must not be replaced.
+        """
+        if (
+            not replace
+            and step is not None
+            and any(c.step == step for c in self._checkpoints_or_none())
+        ):
+            raise AlreadyExists(f"step {step} of run {self.name} exists and is not to be replaced")
+        term = self._repository.take_term(self.name, None)
+        access = self._repository.access(term.keys.name, term.keys.generation, term.lineage)
+        return make_ticket(access, term, step, replace=replace)
+
+    def write_part(
+        self, ticket: SaveTicket, tensors: Mapping[TensorPath, Shard], *, rank: int
+    ) -> bytes:
+        """Write the pieces that one rank brings to a save; return its contribution for the commit."""
+        access = self._repository.access(ticket.name, ticket.generation, ticket.lineage)
+        base = None
+        if ticket.base is not None:
+            entry = access.log.refresh().entries.get(ticket.base)
+            base = None if entry is None else Checkpoint(access, entry).manifest
+        return write_part(access, ticket, tensors, rank, base)
+
+    def commit_save(
+        self,
+        ticket: SaveTicket,
+        parts: Sequence[bytes],
+        state: Any = None,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        annotations: Mapping[str, bytes] | None = None,
+    ) -> Checkpoint:
+        """Make the parts of a save one checkpoint.
+
+        Args:
+            ticket: What `begin_save` returned.
+            parts: What `write_part` returned, from every rank.
+            state: The plain state, with `TensorSlot` where tensors stand.
+            metrics: Finite numbers by name.
+            annotations: Named byte strings to be kept with the checkpoint.
+
+        Raises:
+            Fenced: A newer job owns the run.
+        """
+        access = self._repository.access(ticket.name, ticket.generation, ticket.lineage)
+        entry = commit_save(
+            access,
+            ticket,
+            parts,
+            {} if state is None else state,
+            metrics=metrics or {},
+            annotations=annotations or {},
+        )
+        return Checkpoint(access, entry)
+
+    def _meet(
+        self, channel: Coordinator, base: Checkpoint | None
+    ) -> tuple[Term | None, JobAnnouncement]:
+        repository = self._repository
+        if channel.rank:
+            return None, await_announcement(channel, repository.runtime)
+        wanted = None if base is None else base.id
+        return announce_term(
+            channel, repository.store, lambda: repository.take_term(self.name, wanted)
+        )
+
+    def _references(
+        self, references: Mapping[str, Checkpoint], bases: Sequence[Checkpoint]
+    ) -> list[Reference]:
+        named = [((key,), checkpoint) for key, checkpoint in references.items()]
+        named += [((), checkpoint) for checkpoint in bases]
+        return [Reference(prefix, c.access, c.entry, c.manifest) for prefix, c in named]
