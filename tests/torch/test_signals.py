@@ -1,0 +1,39 @@
+"""Handlers only remember, chain to nothing, and leave no trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from fwstore_torch.signals import SignalWatch, StopTraining
+
+
+def test_signals_are_noticed_and_handlers_put_back() -> None:
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGUSR1)
+    watch = SignalWatch([signal.SIGUSR1], seen.append)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    watch.close()
+    watch.close()
+    assert seen == [signal.SIGUSR1, signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_other_threads_set_no_handlers() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    watches: list[SignalWatch] = []
+    thread = threading.Thread(
+        target=lambda: watches.append(SignalWatch([signal.SIGUSR1], lambda _: None))
+    )
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGUSR1) is before
+    watches[0].close()
+
+
+def test_a_stop_leaves_as_the_signal_would() -> None:
+    stop = StopTraining(7, saved=True, number=15)
+    assert stop.code == 143
+    assert str(stop) == "stopped at step 7, which was saved"
