@@ -10,7 +10,7 @@ import io
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,22 @@ class StorageReader(storage.StorageReader):
         path: Where to load from: a directory, a URL, or either followed by ``#run`` or ``#run@step``. A
             ``checkpoint_id`` given to `load` takes its place.
         repository: A directory or URL below which all ids lie, as for `StorageWriter`.
+        options: Of the store, as for `fwstore.open`.
 
     Raises:
         InvalidInput: The path cannot be loaded from.
     """
 
     def __init__(
-        self, path: CheckpointId | None = None, *, repository: CheckpointId | None = None
+        self,
+        path: CheckpointId | None = None,
+        *,
+        repository: CheckpointId | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         self._repository = repository
+        self._options = options
         self._location: Location | None = None
         self._view: _View | None = None
         self.reset(path)
@@ -113,7 +119,7 @@ class StorageReader(storage.StorageReader):
         """
         location, rank = self._here(), kwargs.get("rank")
         self._close()
-        self._view = view = _open(location, rank)
+        self._view = view = _open(location, rank, self._options)
         meta = StorageMeta(self.checkpoint_id, save_id=view.notes.save_id, load_id=self.load_id)
         return make_metadata(view.checkpoint, view.notes, view.names, meta)
 
@@ -183,9 +189,9 @@ class StorageReader(storage.StorageReader):
             self._view = None
 
 
-def _open(location: Location, rank: int | None) -> _View:
+def _open(location: Location, rank: int | None, options: Mapping[str, object] | None) -> _View:
     location = location if rank is None else location.of_rank(rank)
-    repository = fwstore.open(location.url)
+    repository = fwstore.open(location.url, options=options)
     try:
         run = repository.run(location.run)
         checkpoint = run.latest() if location.step is None else run[location.step]

@@ -7,7 +7,7 @@ Invariant: a checkpoint becomes visible, or replaces the one of the same id, by 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from fwstore import (
     Box,
     InvalidInput,
     Piece,
+    Repository,
     SaveTicket,
     Shard,
     TensorSlot,
@@ -65,6 +66,7 @@ class StorageWriter(storage.StorageWriter):
         repository: A directory or URL below which all ids lie; they then share a repository, so that
             what did not change between them is stored once: ``.../llama/step-100`` is step 100 of the
             run ``llama``.
+        options: Of the store, as for `fwstore.open`.
         **tuning: Arguments of FileSystemWriter that only tune its files; they have no effect.
 
     Raises:
@@ -78,6 +80,7 @@ class StorageWriter(storage.StorageWriter):
         *,
         overwrite: bool = True,
         repository: CheckpointId | None = None,
+        options: Mapping[str, object] | None = None,
         **tuning: Any,
     ) -> None:
         super().__init__()
@@ -86,6 +89,7 @@ class StorageWriter(storage.StorageWriter):
             raise TypeError(f"StorageWriter does not support the argument {unknown[0]!r}")
         self._overwrite = overwrite
         self._repository = repository
+        self._options = options
         self._location: Location | None = None
         self._rank = 0
         self._collective = True
@@ -119,7 +123,7 @@ class StorageWriter(storage.StorageWriter):
             AlreadyExists: There is a checkpoint of this id, which must not be replaced.
         """
         target = self._target()
-        with fwstore.open(target.url) as repository:
+        with self._open(target) as repository:
             run = repository.run(target.run)
             try:
                 self._ticket = run.begin_save(target.step, replace=self._overwrite)
@@ -153,7 +157,7 @@ class StorageWriter(storage.StorageWriter):
         if plan.items:
             collected = _Collected(plan, alone=assignment.alone)
             results = [collected.add(item, planner.resolve_data(item)) for item in plan.items]
-            with fwstore.open(target.url) as repository:
+            with self._open(target) as repository:
                 part = repository.run(target.run).write_part(
                     assignment.ticket, collected.shards(), rank=self._rank
                 )
@@ -169,19 +173,14 @@ class StorageWriter(storage.StorageWriter):
             raise InvalidInput("finish was called before prepare_global_plan")
         self._ticket = None
         brought = contributions(results)
-        with fwstore.open(target.url) as repository:
-            run = repository.run(target.run)
-            try:
-                state, notes = _describe(metadata, brought, self.save_id)
-                run.commit_save(
-                    ticket,
-                    [contribution.part for contribution in brought],
-                    state,
-                    annotations={dcp_metadata.ANNOTATION: notes.encode()},
-                )
-            except BaseException:
-                run.abandon_save(ticket)
-                raise
+        state, notes = _describe(metadata, brought, self.save_id)
+        with self._open(target) as repository:
+            repository.run(target.run).commit_save(
+                ticket,
+                [contribution.part for contribution in brought],
+                state,
+                annotations={dcp_metadata.ANNOTATION: notes.encode()},
+            )
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_meta = self.storage_meta()
         metadata.storage_data = {
@@ -208,6 +207,9 @@ class StorageWriter(storage.StorageWriter):
         if self._location is None:
             raise InvalidInput("give a path to StorageWriter or a checkpoint_id to save")
         return self._location
+
+    def _open(self, target: Location) -> Repository:
+        return fwstore.open(target.url, options=self._options)
 
     def _target(self) -> Location:
         return self._here() if self._collective else self._here().of_rank(self._rank)
