@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from fwstore.base.errors import AlreadyExists, Conflict, Fenced, InvalidInput
 from fwstore.checkpoint.catalogue import outcome_key, part_key
+from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.checkpoint.engine import Prepared, SaveEngine
 from fwstore.checkpoint.handle import SaveHandle, SaveStatistics
 from fwstore.checkpoint.leader import Draft, Leader
@@ -69,6 +70,11 @@ class Writer:
     def base(self) -> Checkpoint | None:
         """The checkpoint that this job continues, or None for a new run."""
         return self._base
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """How the ranks of this job talk to each other."""
+        return self._engine.session.coordinator
 
     @property
     def closed(self) -> bool:

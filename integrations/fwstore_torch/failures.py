@@ -10,15 +10,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fwstore.base.errors import (
+from fwstore import (
     AlreadyExists,
     Fenced,
     FwstoreError,
     InvalidInput,
     PermissionDenied,
+    SaveHandle,
     Unavailable,
 )
-from fwstore.checkpoint.handle import SaveHandle
 
 # Errors that the next save would meet again, so that going on would only hide them.
 _FATAL = (Fenced, InvalidInput, AlreadyExists, PermissionDenied)

@@ -12,13 +12,12 @@ from weakref import WeakKeyDictionary
 from torch.distributed.tensor.placement_types import Placement as TorchPlacement
 from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
 
-from fwstore.base.errors import UnsupportedValue
-from fwstore.plan.layout import Layout, Placement, Split
+from fwstore import Layout, Split, UnsupportedValue
 
 # Mesh dimensions that split a tensor into parts of its own meaning, by the names that trainers give them.
 OUTER_DIMENSIONS = frozenset({"tp", "ep", "etp", "tensor", "expert", "model"})
 
-_layouts: WeakKeyDictionary[Any, dict[tuple[Placement, ...], Layout]] = WeakKeyDictionary()
+_layouts: WeakKeyDictionary[Any, dict[tuple[Split | None, ...], Layout]] = WeakKeyDictionary()
 
 
 def layout_of(value: Any) -> Layout:
@@ -42,7 +41,7 @@ def layout_of(value: Any) -> Layout:
     return known[placements]
 
 
-def _placement(placement: TorchPlacement, *, outer: bool) -> Placement:
+def _placement(placement: TorchPlacement, *, outer: bool) -> Split | None:
     if isinstance(placement, Replicate):
         return None
     if isinstance(placement, _StridedShard):

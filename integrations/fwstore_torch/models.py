@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fwstore.base.errors import InvalidInput, Unsupported
+from fwstore import InvalidInput, Unsupported
 from fwstore_torch.saved import SavedPart
 
 _WRAPPING_SEGMENTS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from fwstore.base.errors import InvalidInput
-from fwstore.format.state import TensorSlot
+from fwstore import InvalidInput, TensorSlot
 from fwstore_torch.saved import SavedPart
 
 

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from fwstore.base.errors import InvalidInput
-from fwstore.base.units import parse_duration
-from fwstore.checkpoint.coordinator import Coordinator
-from fwstore.checkpoint.snapshot import Checkpoint
-from fwstore.plan.retention import Keep
+from fwstore import Checkpoint, Coordinator, InvalidInput, Keep, parse_duration
 from fwstore_torch.signals import STOP_SIGNALS
 
 
@@ -27,7 +23,7 @@ class SaverOptions(TypedDict, total=False):
     max_unsaved: str | float
     signals: Sequence[int]
     bases: Sequence[Checkpoint]
-    codec: str
+    codec: Literal["raw", "zstd", "auto"]
     coordinator: Coordinator | None
 
 

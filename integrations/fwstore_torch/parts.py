@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim import Optimizer
 
-from fwstore.base.errors import InvalidInput
+from fwstore import InvalidInput
 from fwstore_torch.models import ModelPart
 from fwstore_torch.optimizers import OptimizerPart
 from fwstore_torch.saved import SavedPart

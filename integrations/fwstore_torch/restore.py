@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fwstore.base.errors import InvalidInput
-from fwstore.checkpoint.snapshot import Checkpoint
-from fwstore.format.paths import TensorPath
+from fwstore import Checkpoint, InvalidInput, TensorPath
 from fwstore_torch.parts import Part, PerRank
 from fwstore_torch.rng import restore_rng, seed_rng
 from fwstore_torch.saved import SavedPart, SavedTensor

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fwstore.base.errors import InvalidInput
-from fwstore.format.state import encode_state
+from fwstore import InvalidInput, encode_state
 
 
 def capture_rng() -> dict[str, Any]:

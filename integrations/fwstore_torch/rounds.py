@@ -19,9 +19,8 @@ from typing import Literal
 
 import msgspec
 
+from fwstore import Coordinator, FwstoreError
 from fwstore.base.clock import Clock
-from fwstore.base.errors import FwstoreError
-from fwstore.checkpoint.coordinator import Coordinator
 
 Reason = Literal["stop", "due"]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from fwstore.base.errors import InvalidInput
+from fwstore import InvalidInput, TensorPath
 from fwstore.checkpoint.adapter import default_adapters
 from fwstore.checkpoint.tree import flatten, tensor_slots, unflatten
-from fwstore.format.paths import TensorPath
 from fwstore_torch.tensors import NAMES
 
 _LISTED_MAX = 8

@@ -11,12 +11,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from fwstore import Checkpoint, FwstoreError, InvalidInput, Run, SaveHandle, Unavailable, Writer
 from fwstore.base.clock import Clock, SystemClock
-from fwstore.base.errors import FwstoreError, InvalidInput, Unavailable
-from fwstore.checkpoint.handle import SaveHandle
-from fwstore.checkpoint.snapshot import Checkpoint
-from fwstore.checkpoint.writer import Writer
-from fwstore.run import Run
 from fwstore_torch.failures import FailureLimit, SaveFailedWarning
 from fwstore_torch.options import SaverOptions, make_settings
 from fwstore_torch.parts import make_parts
@@ -37,7 +33,8 @@ class Saver:
         run: The run to extend.
         parts: What makes up the state, by name: modules, optimizers, and anything with `state_dict` and
             `load_state_dict`. `PerRank` marks a part that differs from rank to rank.
-        frozen: Checkpoints that this run builds on; they are named in every save and pinned, not copied.
+        frozen: By name, checkpoints whose tensors every save takes over by reference, such as the model
+            that this one is compared with; no byte of them is written.
         options: Keyword options.
 
             - every: Steps (``100``) or time (``"10m"``) between saves; None saves only when asked to.
@@ -124,6 +121,7 @@ class Saver:
         self._writer = writer = self._run.writer(
             keep=options["keep"],
             bases=options["bases"],
+            references=self._frozen,
             codec=options["codec"],
             coordinator=options["coordinator"],
         )
@@ -286,8 +284,7 @@ class Saver:
             "per_rank": sorted(self._own),
             "rng": self._settings.options["rng"],
             "frozen": {
-                name: {"run": c.run, "lineage": c.lineage, "step": c.step, "id": c.id}
-                for name, c in self._frozen.items()
+                name: {"run": c.run, "step": c.step, "id": c.id} for name, c in self._frozen.items()
             },
         }
         return {name: part.state() for name, part in self._shared.items()} | {SAVER_KEY: about}

@@ -16,11 +16,8 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from fwstore.base.errors import InvalidInput, UnsupportedValue
-from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
+from fwstore import Box, ForeignValue, InvalidInput, Piece, Shard, UnsupportedValue, raw_dtype
 from fwstore.format.dtypes import ITEMSIZE
-from fwstore.format.state import ForeignValue
-from fwstore.plan.box import Box
 from fwstore_torch.device import DeviceTensor, raw_view
 from fwstore_torch.layouts import layout_of
 
