@@ -151,7 +151,7 @@ class RunHistory:
                 id=pin.pin,
                 step=fold.entries[pin.snapshot].step,
                 reason=pin.reason,
-                wall_time=pin.time,
+                wall_time=pin.wall_time,
             )
             for pin in tuple(fold.pins.values())
             if pin.snapshot in fold.entries

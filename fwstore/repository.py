@@ -10,7 +10,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from fwstore.base.config import Limits
 from fwstore.base.errors import FwstoreError, InvalidInput, NotFound
@@ -28,14 +28,17 @@ from fwstore.format.summary import SnapshotEntry
 from fwstore.log.lineage import find, list_lineages
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
-from fwstore.log.site import create_site, open_site
+from fwstore.log.site import Site, create_site, open_site
 from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.maintenance import CollectionReport, Progress, collect_all
+from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep
 from fwstore.run import Run
 from fwstore.sched import BufferPool, Runtime
 from fwstore.sched.runtime import system_runtime
 from fwstore.store.address import open_store
 from fwstore.store.base import Store
+from fwstore.store.probe import ProbeReport, probe_store
 
 
 def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resembles
@@ -80,12 +83,9 @@ class Repository:
         options: Mapping[str, object] | None = None,
         hash_key: bytes | None = None,
     ) -> None:
-        self._arguments = {
-            "site": site,
-            "limits": limits,
-            "options": options,
-            "hash_key": hash_key,
-        }
+        self._again = functools.partial(
+            Repository, site=site, limits=limits, options=options, hash_key=hash_key
+        )
         self._site_name = site
         self._hash = ContentHash(hash_key)
         self.runtime: Runtime = system_runtime(limits)
@@ -102,7 +102,7 @@ class Repository:
         return f"Repository({self.url!r})"
 
     def __reduce__(self) -> tuple[Callable[..., Repository], tuple[str]]:
-        return functools.partial(Repository, **self._arguments), (self.url,)
+        return self._again, (self.url,)
 
     def __enter__(self) -> Self:
         return self
@@ -136,6 +136,38 @@ class Repository:
         """
         self._site()
         return sorted({keys.name for keys in list_lineages(self.store)})
+
+    def gc(
+        self,
+        *,
+        run: str | None = None,
+        keep: Keep | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> CollectionReport:
+        """Free what retention gave up and what failed saves left behind; safe beside writers and readers.
+
+        Args:
+            run: Only this run; None takes all, deleted ones included.
+            keep: Expire what these rules do not keep first; None expires nothing.
+            dry_run: Explain every byte and change nothing.
+            progress: Called with (runs done, runs in all).
+
+        Raises:
+            NotFound: The run or the repository does not exist.
+        """
+        self._site()
+
+        def options(explain: Callable[[Garbage], None]) -> GcOptions:
+            return GcOptions(
+                keep=keep, dry_run=dry_run, explain=explain, open_foreign=self._open_foreign
+            )
+
+        return collect_all(self, None if run is None else [run], options, progress)
+
+    def doctor(self, *, racers: int = 32) -> ProbeReport:
+        """Probe whether the store keeps the promises that fwstore rests on; writes a few small objects."""
+        return probe_store(self.store, self.runtime, racers=racers)
 
     def close(self) -> None:
         """Stop threads and connections; a second call does nothing."""
@@ -220,7 +252,7 @@ class Repository:
         except NotFound:
             return None
 
-    def _site(self) -> Any:
+    def _site(self) -> Site:
         try:
             return open_site(self.store, hash_key=self._hash.key_id)
         except NotFound as error:

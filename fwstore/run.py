@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwstore.base.errors import AlreadyExists, InvalidInput
-from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.coordinator import (
     Coordinator,
     LocalCoordinator,
@@ -268,6 +267,6 @@ class Run(RunHistory):
     def _references(
         self, references: Mapping[str, Checkpoint], bases: Sequence[Checkpoint]
     ) -> list[Reference]:
-        named = [((key,), checkpoint) for key, checkpoint in references.items()]
+        named: list[tuple[TensorPath, Checkpoint]] = [((k,), c) for k, c in references.items()]
         named += [((), checkpoint) for checkpoint in bases]
         return [Reference(prefix, c.access, c.entry, c.manifest) for prefix, c in named]

@@ -78,7 +78,7 @@ class Committer:
         self._session = session
         self._term = term
         self._referenced = tuple(referenced)
-        self._foreign = {pin.lineage: [] for pin in foreign}
+        self._foreign: dict[str, list[Foreign]] = {pin.lineage: [] for pin in foreign}
         for pin in foreign:
             self._foreign[pin.lineage].append(pin)
         self.parent: SnapshotEntry | None = term.base

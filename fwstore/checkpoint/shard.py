@@ -92,13 +92,16 @@ class Shard:
         dtype: Name of the element type, as torch spells it: ``"float32"``, ``"bfloat16"``.
         shape: The global shape.
         pieces: What this rank holds; none when it holds nothing.
-        layout: How all ranks divide the tensor. None: no other rank holds any of these elements.
+        layout: How all ranks divide the tensor. None: no other rank holds any of these elements, or, if
+            this rank holds the whole tensor, every rank that has it does.
+        kind: The framework whose tensor a load makes of it: ``"numpy"`` or ``"torch"``.
     """
 
     dtype: str
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
     layout: Layout | None = None
+    kind: str = "numpy"
 
     def __post_init__(self) -> None:
         try:

@@ -47,7 +47,7 @@ def _memory(planned: PlannedSegment, source: Source) -> memoryview:
     if live is None:
         live = np.empty(planned.segment.size_bytes, np.uint8)
         copy_segment(planned.segment, source, live)
-    return memoryview(live)
+    return live.data
 
 
 def _chunks(

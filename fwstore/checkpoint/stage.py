@@ -145,7 +145,7 @@ def _equal(segment: Segment, piece: Piece, expected: npt.NDArray[np.uint8]) -> M
     if memory is None:
         memory = np.empty(segment.size_bytes, np.uint8)
         copy_segment(segment, piece, memory)
-    view = memoryview(memory)
+    view = memory.data
     same = np.zeros(len(segment.chunks), np.bool_)
     position = 0
     for number, length in enumerate(segment.chunks.lengths.tolist()):

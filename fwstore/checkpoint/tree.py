@@ -12,6 +12,7 @@ from typing import Any
 
 from fwstore.base.errors import InvalidInput, NotFound
 from fwstore.checkpoint.adapter import Adapters, default_adapters, refuse_bare
+from fwstore.checkpoint.shard import Shard
 from fwstore.format.paths import TensorPath, display_path, encode_path
 from fwstore.format.state import STATE_DEPTH_MAX, ForeignValue, TensorSlot, unsupported
 
@@ -106,7 +107,8 @@ class _Flatten:
         if adapter is None:
             plain = self._adapters.plain(value)
             return value if plain is None else plain
-        return self._tensor(value, path, adapter.kind, adapter.identity(value))
+        slot_kind = value.kind if isinstance(value, Shard) else adapter.kind
+        return self._tensor(value, path, slot_kind, adapter.identity(value))
 
     def _container(self, value: Any, path: tuple[Hashable, ...]) -> Any:
         if id(value) in self._open:

@@ -19,10 +19,12 @@ def validate_name(name: str) -> str:
     Raises:
         InvalidInput: The name breaks a rule; the message says which.
     """
-    if not isinstance(name, str) or not name:
+    if not name:
         raise InvalidInput("a name must be a non-empty text such as 'meta-llama/Llama-3.1-70B'")
     if len(name) > NAME_BYTES_MAX:
-        raise InvalidInput(f"name {name[:40]!r}... has {len(name)} characters; at most {NAME_BYTES_MAX} are allowed")
+        raise InvalidInput(
+            f"name {name[:40]!r}... has {len(name)} characters; at most {NAME_BYTES_MAX} are allowed"
+        )
     for segment in name.split("/"):
         if not _SEGMENT.fullmatch(segment):
             raise InvalidInput(

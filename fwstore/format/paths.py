@@ -25,13 +25,17 @@ def encode_path(path: TensorPath) -> bytes:
         InvalidInput: The path is empty, too long, or has a key that is neither text nor integer.
     """
     if not path or not all(type(key) in (str, int) for key in path):
-        raise InvalidInput(f"{path!r} is not a tensor path: it must be a non-empty tuple of str and int")
+        raise InvalidInput(
+            f"{path!r} is not a tensor path: it must be a non-empty tuple of str and int"
+        )
     try:
         encoded = _encoder.encode(path)
     except (UnicodeEncodeError, OverflowError) as error:
         raise InvalidInput(f"{path!r} cannot be stored as a tensor path: {error}") from error
     if len(encoded) > PATH_BYTES_MAX:
-        raise InvalidInput(f"tensor path {display_path(path)[:80]}... is longer than {PATH_BYTES_MAX} bytes")
+        raise InvalidInput(
+            f"tensor path {display_path(path)[:80]}... is longer than {PATH_BYTES_MAX} bytes"
+        )
     return encoded
 
 
@@ -51,5 +55,5 @@ def decode_path(encoded: bytes) -> TensorPath:
 
 
 def display_path(path: TensorPath) -> str:
-    """Return a path for people: keys joined by ``/``; a ``/`` or ``\\`` inside a key is escaped."""
+    """Return a path for people: keys joined by slashes; a slash inside a key is escaped."""
     return "/".join(str(key).replace("\\", "\\\\").replace("/", "\\/") for key in path)

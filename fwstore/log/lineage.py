@@ -81,6 +81,12 @@ def list_lineages(store: Store) -> list[LineageKeys]:
     return [newest[name] for name in sorted(newest) if newest[name].catalog not in closed]
 
 
+def all_generations(store: Store) -> list[LineageKeys]:
+    """Return every generation of every lineage, deleted ones included, by name: what has bytes to free."""
+    found = [parse_catalog_key(info.key) for info in store.list(CATALOG_PREFIX)]
+    return sorted((keys for keys in found if keys), key=lambda keys: (keys.name, keys.generation))
+
+
 def open_log(store: Store, lineage: Lineage, runtime: Runtime, read_packs: PackReader) -> Log:
     """Return the log of a lineage at a site, not yet read."""
     return Log(store, lineage.keys, lineage.lineage, runtime, read_packs)

@@ -1,0 +1,121 @@
+"""Looking after a repository: freeing, verifying and probing, over all its runs.
+
+Invariant: nothing here decides anything; it asks `fwstore.care` run by run and joins the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fwstore.base.errors import NotFound
+from fwstore.care.gc import GcOptions, GcReport, collect
+from fwstore.checkpoint.access import Access
+from fwstore.log.lineage import all_generations, read_lineage
+from fwstore.plan.mark import Garbage
+from fwstore.plan.retention import Verdict
+
+if TYPE_CHECKING:
+    from fwstore.repository import Repository
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectedAction:
+    """One thing that a collection did, or would do.
+
+    Attributes:
+        run: The run.
+        action: "expire" or "keep" a checkpoint, "delete" an object.
+        key: The object key, or the step of a checkpoint.
+        size_bytes: Bytes of the object; 0 for checkpoints.
+        reason: Why.
+    """
+
+    run: str
+    action: Literal["expire", "keep", "delete"]
+    key: str
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionReport:
+    """What a garbage collection did, or would do, over all runs.
+
+    Attributes:
+        dry_run: Nothing was written or deleted.
+        actions: Everything, by run.
+        bytes_freed: Bytes of the objects deleted, or to be deleted.
+        bytes_kept: Logical bytes of the checkpoints that stay, each counted whole.
+    """
+
+    dry_run: bool
+    actions: tuple[CollectedAction, ...]
+    bytes_freed: int
+    bytes_kept: int
+
+
+def collect_all(
+    repository: Repository,
+    names: Sequence[str] | None,
+    options: Callable[[Callable[[Garbage], None]], GcOptions],
+    progress: Progress | None,
+) -> CollectionReport:
+    """Collect the garbage of some runs, or of all with all their generations.
+
+    Raises:
+        NotFound: A run that was named does not exist.
+    """
+    accesses = list(lineages(repository, names))
+    actions: list[CollectedAction] = []
+    freed = kept = 0
+    dry_run = False
+    for number, access in enumerate(accesses):
+        garbage: list[Garbage] = []
+        report = collect(access.log, options(garbage.append))
+        name, dry_run = access.keys.name, report.dry_run
+        actions += _actions(name, report, garbage)
+        freed += sum(g.size for g in garbage) if dry_run else report.bytes_deleted
+        sizes = {entry.id: entry.bytes_logical for entry in access.log.fold.live()}
+        kept += sum(sizes.get(verdict.id, 0) for verdict in report.kept)
+        if progress is not None:
+            progress(number + 1, len(accesses))
+    return CollectionReport(
+        dry_run=dry_run, actions=tuple(actions), bytes_freed=freed, bytes_kept=kept
+    )
+
+
+def lineages(repository: Repository, names: Sequence[str] | None) -> Iterable[Access]:
+    """Yield access to all generations of some runs, or of all.
+
+    Raises:
+        NotFound: A run that was named does not exist.
+    """
+    generations = all_generations(repository.store)
+    missing = set(names or ()) - {keys.name for keys in generations}
+    if missing:
+        raise NotFound(f"there is no run {', '.join(sorted(missing))} in {repository.url}")
+    for keys in generations:
+        if names is None or keys.name in names:
+            lineage = read_lineage(repository.store, keys)
+            if lineage is not None:
+                yield repository.access(keys.name, keys.generation, lineage.lineage)
+
+
+def _actions(run: str, report: GcReport, garbage: Sequence[Garbage]) -> list[CollectedAction]:
+    def on_checkpoint(action: Literal["expire", "keep"], verdict: Verdict) -> CollectedAction:
+        return CollectedAction(
+            run=run, action=action, key=f"step {verdict.step}", size_bytes=0, reason=verdict.reason
+        )
+
+    return [
+        *(on_checkpoint("keep", verdict) for verdict in report.kept),
+        *(on_checkpoint("expire", verdict) for verdict in report.expired),
+        *(
+            CollectedAction(run=run, action="delete", key=g.key, size_bytes=g.size, reason=g.reason)
+            for g in garbage
+        ),
+    ]
