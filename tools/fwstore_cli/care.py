@@ -91,10 +91,11 @@ def doctor(
     """
     with session.repository() as repository:
         report = repository.doctor(racers=racers)
-    table = make_table("check", "", "what was seen")
+    table = make_table("check", "", "what was seen", "what to do")
     for check in report.checks:
         verdict = "ok" if check.passed else ("FAILED" if check.required else "warning")
-        table.add_row(check.name, verdict, check.detail)
+        advice = "" if check.passed else check.advice
+        table.add_row(check.name, verdict, check.detail, advice)
     session.emit({"passed": report.passed, "checks": report.checks}, table)
     if not report.passed:
         session.say("this store must not be used: a promise that fwstore rests on does not hold")
