@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,6 +231,7 @@ class Grid:
         return np.minimum(blocks, full) * self.cells_of_block[axis] + tail
 
 
+@lru_cache(maxsize=1 << 12)
 def make_grid(
     shape: tuple[int, ...], itemsize: int, blocks: tuple[int, ...], local: tuple[int, ...]
 ) -> Grid:
@@ -270,12 +271,18 @@ def _rows_of(size: int, row: int) -> int:
 
 
 def grid_of_layout(shape: tuple[int, ...], itemsize: int, layout: Layout | None) -> Grid:
-    """Return the grid that a tensor gets when it is first saved with a layout."""
+    """Return the grid that a tensor gets when it is first saved with a layout.
+
+    Raises:
+        InvalidInput: The layout divides a dimension that the tensor lacks.
+    """
     blocks, inner = [1] * len(shape), [1] * len(shape)
     if layout is not None:
-        for axis in range(len(shape)):
-            for size, split in layout.splits(axis):
-                (blocks if split.outer else inner)[axis] *= size
+        for size, split in zip(layout.mesh, layout.placements, strict=True):
+            if split is not None and split.dim >= len(shape):
+                raise InvalidInput(f"{split} divides a dimension that shape {shape} lacks")
+            if split is not None:
+                (blocks if split.outer else inner)[split.dim] *= size
     local = tuple(
         _ceil(_ceil(size, outer), count)
         for size, outer, count in zip(shape, blocks, inner, strict=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fwstore.base.errors import InvalidInput
 from fwstore.plan.box import Box
+from fwstore.plan.grid import grid_of_layout
 from fwstore.plan.layout import Layout, Placement, Split
 from support.planning import layout, layouts
 
@@ -180,3 +181,5 @@ def test_impossible_layouts_are_refused(
 def test_a_split_of_a_missing_dimension_is_refused() -> None:
     with pytest.raises(InvalidInput, match="lacks"):
         layout((2, Split(2))).boxes((4, 4), 0)
+    with pytest.raises(InvalidInput, match="lacks"):
+        grid_of_layout((4, 4), 4, layout((2, Split(2))))
