@@ -275,11 +275,12 @@ class _Election:
             witnesses=tuple(sorted(site.uuid for site in self._candidate.witnesses)),
             write_id=self._write_id,
         )
-        got = self._create_everywhere(lineage.keys.vote(term), encode_vote(vote))
+        got = self._create_everywhere(lineage.keys.vote(term), vote)
         return self._electorate.majority(got)
 
-    def _create_everywhere(self, key: str, encoded: bytes) -> frozenset[str]:
+    def _create_everywhere(self, key: str, made: Vote | Receipt) -> frozenset[str]:
         """Create one object at every witness; return where it is ours for certain."""
+        encoded = encode_vote(made)
 
         def create(site: Site) -> bool:
             try:
@@ -288,8 +289,11 @@ class _Election:
                 return False
 
         sites = reachable(self._sites, self._electorate.members())
-        made = self._runtime.scheduler.map(create, sites)
-        return frozenset(site.uuid for site, ours in zip(sites, made, strict=True) if ours)
+        answers = self._runtime.scheduler.map(create, sites)
+        got = frozenset(site.uuid for site, ours in zip(sites, answers, strict=True) if ours)
+        for uuid in got:
+            self._ballots.note(uuid, key, made)
+        return got
 
     def _read_ballots(self, keys: LineageKeys) -> None:
         """Read votes and receipts, and those of every witness set named in them, until none is new."""
@@ -313,19 +317,29 @@ class _Election:
     # Step 1: fence.
 
     def _read_logs(self, lineage: Lineage) -> None:
-        """Read the log of every reachable site that may be a home."""
+        """Read the log of every reachable site that votes or opens name as a home."""
         homes = self._ballots.homes(self._term) | {self._candidate.home.uuid}
-        for site in reachable(self._sites, homes):
-            log = self._logs.get(site.uuid) or open_log(
-                site.store, lineage, self._runtime, self._candidate.read_packs
-            )
-            try:
-                log.refresh()
-            except Unavailable:
-                if site.uuid == self._candidate.home.uuid:
-                    raise
-                continue
-            self._logs[site.uuid] = log
+        homes |= self._opened_at()
+        tried = frozenset(self._logs)
+        while homes - tried:
+            for site in reachable(self._sites, homes - tried):
+                self._read_log(site, lineage)
+            tried |= homes
+            homes |= self._opened_at()
+
+    def _opened_at(self) -> frozenset[str]:
+        logs = self._logs.values()
+        return frozenset(opened.home for log in logs for opened in log.fold.opens.values())
+
+    def _read_log(self, site: Site, lineage: Lineage) -> None:
+        log = open_log(site.store, lineage, self._runtime, self._candidate.read_packs)
+        try:
+            log.refresh()
+        except Unavailable:
+            if site.uuid == self._candidate.home.uuid:
+                raise
+            return
+        self._logs[site.uuid] = log
 
     def _fence(self) -> None:
         """Fence every home; a log that cannot be fenced offers no base."""
@@ -412,7 +426,7 @@ class _Election:
             base=choice.base.id if choice.base else None,
             write_id=self._write_id,
         )
-        got = self._create_everywhere(lineage.keys.receipt(self._term), encode_vote(receipt))
+        got = self._create_everywhere(lineage.keys.receipt(self._term), receipt)
         if not self._electorate.majority(got):
             raise Unavailable(f"too few witnesses of {lineage.keys.label} took the receipt")
 

@@ -42,6 +42,14 @@ class Ballots:
         """Return the homes named in votes of lower terms."""
         return frozenset(vote.home for (_, term), vote in self.votes.items() if term < below)
 
+    def note(self, site: str, key: str, made: Vote | Receipt) -> None:
+        """Take in a vote or receipt that this candidate has just created."""
+        self._seen.add((site, key))
+        if isinstance(made, Vote):
+            self.votes[site, made.term] = made
+        else:
+            self.receipts.setdefault(made.term, made)
+
     def read(self, sites: Iterable[Site], keys: LineageKeys, runtime: Runtime) -> None:
         """Read what is new at every site that answers: two rounds."""
         sites = list(sites)
@@ -65,14 +73,8 @@ class Ballots:
             return
         if stored is None:
             return
-        what = f"{key} in {site.store.url}"
-        if key.endswith(_RECEIPT):
-            receipt = parse_receipt(stored, what)
-            self.receipts.setdefault(receipt.term, receipt)
-        else:
-            vote = parse_vote(stored, what)
-            self.votes[site.uuid, vote.term] = vote
-        self._seen.add((site.uuid, key))
+        parse = parse_receipt if key.endswith(_RECEIPT) else parse_vote
+        self.note(site.uuid, key, parse(stored, f"{key} in {site.store.url}"))
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,12 @@ def impatient() -> Runtime:
 def fill(log: Log, count: int) -> None:
     """Append records that change nothing."""
     for number in range(count):
-        log.append(lambda _, number=number: Unpin(f"{number:032x}"))
+        body = Unpin(f"{number:032x}")
+
+        def make(_: Fold, body: Unpin = body) -> AnyBody:
+            return body
+
+        log.append(make)
 
 
 def reopen(store: MemoryStore, log: Log) -> Log:

@@ -5,6 +5,7 @@ Snapshots here have real pack tables and small packs, so that the collector sees
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from fwstore.format.keys import LineageKeys, SnapshotId
 from fwstore.format.packtable import PackInfo, encode_pack_table
 from fwstore.format.record import Commit, ObjectRef
 from fwstore.format.summary import SnapshotEntry
+from fwstore.log.fold import uses_of
+from fwstore.log.lineage import find
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site
@@ -28,6 +31,7 @@ from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
 
 SITE = "5" * 32
+_seeds = itertools.count(1000)
 read_packs = PackTables(ContentHash())
 
 
@@ -150,7 +154,7 @@ class Saver:
 
 def put(store: Store, key: str, content: bytes) -> ObjectRef:
     """Write an object and refer to it."""
-    store.put(key, [content], mode="create")
+    store.put(key, [content], mode="overwrite")
     return ObjectRef(blake3(content).hexdigest(), len(content))
 
 
@@ -162,3 +166,26 @@ def keys_under(store: Store, prefix: str) -> list[str]:
 def pack_keys(store: Store, keys: LineageKeys) -> set[str]:
     """Every pack of a run."""
     return set(keys_under(store, keys.packs))
+
+
+def fresh_log(store: Store, name: str = "run") -> Log:
+    """The log of a run as a new process reads it, with identifiers of its own."""
+    lineage = find(store, name)
+    assert lineage is not None
+    log = Log(store, lineage.keys, lineage.lineage, make_runtime(next(_seeds)), read_packs)
+    log.refresh()
+    return log
+
+
+def missing_of_roots(log: Log) -> list[str]:
+    """Every key that a root refers to and the store does not have: must be empty at all times."""
+    fold = log.refresh()
+    present = set(keys_under(log.store, ""))
+    missing = []
+    for name in fold.roots():
+        manifest = [log.keys.root(name), log.keys.leaf(name, 0), log.keys.pack_table(name, 0)]
+        missing += [key for key in manifest if key not in present]
+        if not missing:
+            packs = read_packs(log.store, log.keys, uses_of(fold.entries[name]))
+            missing += [key for key, _ in packs if key not in present]
+    return missing
