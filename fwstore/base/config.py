@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fwstore.base.units import GIB, KIB, MIB
 
@@ -50,7 +50,8 @@ class Limits:
 class Environment:
     """A snapshot of the environment variables that fwstore understands."""
 
-    variables: Mapping[str, str]
+    # Some hold credentials, so they are never shown.
+    variables: Mapping[str, str] = field(repr=False)
 
     def text(self, name: str) -> str | None:
         """Return a variable, or None when it is unset or empty."""

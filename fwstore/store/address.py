@@ -82,7 +82,7 @@ def parse_bucket(url: str) -> BucketAddress:
             f"the address of bucket {parts.netloc} has the parameter {', '.join(unknown) or '#'}; only endpoint "
             "and region are known, credentials come from the environment or from options"
         )
-    prefix = parts.path.strip("/")
+    prefix = parts.path.removeprefix("/").removesuffix("/")
     if not parts.netloc or (prefix and not _is_prefix(prefix)):
         raise InvalidInput(
             f"{parts.scheme}://{parts.netloc}{parts.path} is not an address; write {_KNOWN}"

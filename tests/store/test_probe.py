@@ -24,8 +24,12 @@ def failed(report: ProbeReport) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_honest_store_passes_and_is_left_as_it_was(store: Store, url: str) -> None:
-    report = probe_store(store, hasty_runtime())
+def test_an_honest_store_passes_and_is_left_as_it_was(
+    store: Store, url: str, request: pytest.FixtureRequest
+) -> None:
+    # The conditional PUT of moto checks and then acts: now and then two racers win.
+    racers = 1 if request.node.callspec.params["url"] == "moto" else 32
+    report = probe_store(store, hasty_runtime(), racers=racers)
     assert report.passed, report
     assert report.url == url
     assert [name for name in failed(report) if name != "lifecycle"] == []
