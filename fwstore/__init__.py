@@ -12,8 +12,8 @@
 Invariant: everything public is in `__all__`; nothing here imports torch, boto3, zarr, tensorstore or fsspec.
 """
 
-from fwstore.base.config import VERSION as __version__
 from fwstore.base.config import Limits
+from fwstore.base.config import VERSION as __version__  # noqa: N811 - the conventional name
 from fwstore.base.errors import (
     AlreadyExists,
     Conflict,
@@ -45,7 +45,7 @@ from fwstore.format.state import ForeignValue, TensorSlot, decode_state, encode_
 from fwstore.plan.box import Box, flat_boxes
 from fwstore.plan.layout import Layout, Split
 from fwstore.plan.retention import Keep
-from fwstore.repository import Repository, open
+from fwstore.repository import Repository, open  # noqa: A004 - fwstore.open()
 from fwstore.run import Run
 
 __all__ = [

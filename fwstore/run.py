@@ -63,7 +63,7 @@ class Run(RunHistory):
     def __repr__(self) -> str:
         return f"Run({self.name!r} in {self._repository.url!r})"
 
-    def writer(
+    def writer(  # noqa: PLR0913 - the public face has flat keywords
         self,
         *,
         rank: int | None = None,

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from fwstore.base.errors import InvalidInput, Unsupported, UnsupportedValue
+from fwstore.base.errors import InternalError, InvalidInput, Unsupported, UnsupportedValue
 from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.format.state import ForeignValue
@@ -192,6 +192,17 @@ class Adapters:
             if adapter.owns(value):
                 return adapter
         return None
+
+    def owner(self, value: Any) -> TensorAdapter:
+        """Return the adapter of a value that is known to be a tensor.
+
+        Raises:
+            InternalError: It is none.
+        """
+        adapter = self.of_tensor(value)
+        if adapter is None:
+            raise InternalError(f"a {type(value).__name__} was taken for a tensor")
+        return adapter
 
     def plain(self, value: Any) -> ForeignValue | None:
         """Return the inert form of a small framework value, or None when it is not one."""

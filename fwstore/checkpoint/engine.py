@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fwstore.base.errors import Corrupt
+from fwstore.base.errors import Corrupt, InternalError
 from fwstore.checkpoint.catalogue import Agreement, Catalogue, make_catalogue
 from fwstore.checkpoint.codecs import CodecPolicy
 from fwstore.checkpoint.handle import SaveStatistics
@@ -165,7 +165,8 @@ class SaveEngine:
 
     def learn(self, prepared: Prepared) -> None:
         """Remember where the chunks of a save lie; its record counts."""
-        assert prepared.places is not None
+        if prepared.places is None:
+            raise InternalError("a save was committed before it was written")
         self._known = (prepared.plan, Known.all_of(prepared.places))
         self._steady = _steady_tensors(prepared.plan, prepared.places, prepared.fresh)
         self._bases = ()
@@ -180,11 +181,8 @@ class SaveEngine:
         skeleton, tensors = flatten(request.state, self.session.access.adapters)
         refuse_reserved(tensors)
         aliases = {p: slot.alias for p, slot in tensor_slots(skeleton) if slot.alias is not None}
-        shards: dict[TensorPath, Shard] = {}
-        for path, value in tensors.items():
-            adapter = self.session.access.adapters.of_tensor(value)
-            assert adapter is not None
-            shards[path] = adapter.describe(value)
+        adapters = self.session.access.adapters
+        shards = {path: adapters.owner(value).describe(value) for path, value in tensors.items()}
         return make_catalogue(shards, aliases), self._extra(request, skeleton)
 
     def _extra(self, request: SaveRequest, skeleton: Any) -> _Extra:
@@ -236,10 +234,7 @@ class SaveEngine:
                 continue
             changed += [(part, piece) for part in planned.without(mask)]
         sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
-        if request.blocking:
-            sources = list(changed)
-        else:
-            sources = self._stage(changed)
+        sources = list(changed) if request.blocking else self._stage(changed)
         statistics.rank_bytes_staged = sum(
             source.segment.size_bytes for _, source in sources if isinstance(source, StagedSegment)
         )

@@ -88,9 +88,7 @@ def await_announcement(coordinator: Coordinator, runtime: Runtime) -> JobAnnounc
     """
     deadline = runtime.clock.monotonic() + runtime.limits.commit_timeout_s
     _, message = wait_for(coordinator, (_JOB_KEY,), runtime, deadline=deadline)
-    stored = read_part(message, 0)
-    assert stored is not None
-    return msgspec.msgpack.decode(stored, type=JobAnnouncement)
+    return msgspec.msgpack.decode(read_part(message, 0) or b"", type=JobAnnouncement)
 
 
 def check_shared(access: Access, announced: JobAnnouncement) -> None:

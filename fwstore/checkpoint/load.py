@@ -91,8 +91,7 @@ def fill(access: Access, manifest: Manifest, fills: Sequence[Fill]) -> None:
 
 
 def _convert(one: Fill, source: Piece, target: Piece) -> None:
-    assert isinstance(source.array, np.ndarray)
-    converted = one.adapter.convert(source.array, one.dtype, one.shard.dtype)
+    converted = one.adapter.convert(np.asarray(source.array), one.dtype, one.shard.dtype)
     if isinstance(target.array, np.ndarray):
         np.copyto(target.array, converted)
     else:
@@ -179,8 +178,7 @@ def load_into(access: Access, manifest: Manifest, into: Any, selection: Selectio
     fills = []
     for target, source in pairs.items():
         if target in tensors:
-            adapter = access.adapters.of_tensor(tensors[target])
-            assert adapter is not None
+            adapter = access.adapters.owner(tensors[target])
             value = adapter.materialise(tensors[target])
             if value is not tensors[target]:
                 _replace(into, skeleton, target, value)
@@ -193,9 +191,7 @@ def load_into(access: Access, manifest: Manifest, into: Any, selection: Selectio
 
 
 def _describe(access: Access, value: Any) -> Described:
-    adapter = access.adapters.of_tensor(value)
-    assert adapter is not None
-    dtype, shape = adapter.form(value)
+    dtype, shape = access.adapters.owner(value).form(value)
     return Described(dtype, shape)
 
 

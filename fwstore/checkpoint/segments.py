@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +148,7 @@ def _cuts(
     """Yield index ranges that are contiguous in memory and no longer than a segment may be."""
     joins = flat[1:] & flat[:-1] & (starts[1:] == starts[:-1] + lengths[:-1])
     edges = np.concatenate(([0], np.flatnonzero(~joins) + 1, [len(starts)]))
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         yield from _bounded(int(first), int(last), lengths, segment_bytes)
 
 

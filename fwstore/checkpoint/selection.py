@@ -33,7 +33,7 @@ def name_filter(only: Only) -> Callable[[str], bool]:
         only: One glob, several of which one must match, or None for all names.
     """
     if only is None:
-        return lambda name: True
+        return lambda _: True
     globs = [only] if isinstance(only, str) else list(only)
     pattern = re.compile("|".join(f"(?:{_translate(glob)})" for glob in globs))
     return lambda name: pattern.fullmatch(name) is not None

@@ -81,7 +81,7 @@ class Writer:
         """True after `close`."""
         return self._closed
 
-    def save(
+    def save(  # noqa: PLR0913 - the public face has flat keywords
         self,
         step: int,
         state: Any,

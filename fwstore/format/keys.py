@@ -21,7 +21,9 @@ _PACK = re.compile(
     rf"packs/{_LINEAGE}/(?P<spread>[0-9a-f]{{2}})/t(?P<term>[0-9]+)-s(?P<save>[0-9]+)"
     r"-r(?P<rank>[0-9]{6,})-(?P<number>[0-9]+)-(?P<token>[0-9a-f]{16})(?:\.(?P<incarnation>[1-9][0-9]*))?"
 )
-_SNAPSHOT = re.compile(r"(?P<step>[0-9]{12,})-t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<token>[0-9a-f]{16})")
+_SNAPSHOT = re.compile(
+    r"(?P<step>[0-9]{12,})-t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<token>[0-9a-f]{16})"
+)
 _CATALOG = re.compile(rf"catalog/{_LINEAGE}")
 
 
@@ -182,7 +184,9 @@ def parse_snapshot_id(text: str) -> SnapshotId:
         Corrupt: The text is not a snapshot id.
     """
     match = _SNAPSHOT.fullmatch(text)
-    parsed = match and SnapshotId(int(match["step"]), int(match["term"]), int(match["save"]), match["token"])
+    parsed = match and SnapshotId(
+        int(match["step"]), int(match["term"]), int(match["save"]), match["token"]
+    )
     if parsed is None or str(parsed) != text:
         raise Corrupt(f"{text[:200]!r} is not a snapshot id")
     return parsed
