@@ -43,8 +43,15 @@ class Assignment:
         self.announce()
 
     def announce(self) -> None:
-        """Note that it has arrived in this process."""
-        _arrived[self.url, self.run, self.rank] = self
+        """Note that it has arrived in this process, unless a newer one has: old plans are copied too."""
+        place = self.url, self.run, self.rank
+        before = _arrived.get(place)
+        if before is None or not self._is_older(before):
+            _arrived[place] = self
+
+    def _is_older(self, other: Assignment) -> bool:
+        mine, theirs = self.ticket, other.ticket
+        return mine.lineage == theirs.lineage and mine.term < theirs.term
 
 
 def take_assignment(url: str, run: str, rank: int) -> Assignment | None:
