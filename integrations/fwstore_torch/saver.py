@@ -296,9 +296,10 @@ class Saver:
 
     def _leave(self, step: int, stop: Decision, handle: SaveHandle | None) -> None:
         """Make the stop durable within the grace time and end the loop."""
-        saved = self._wait_saved(stop.deadline)
-        self._stopped = StopTraining(step, saved=saved and handle is not None, number=stop.signal)
-        self._let_go()
+        saved = self._wait_saved(stop.deadline) and handle is not None
+        self._stopped = StopTraining(step, saved=saved, number=stop.signal)
+        left = max(0.0, stop.deadline - self._clock.monotonic())
+        self._let_go(patience_s=min(left, _FAREWELL_S))
         if not self._in_steps:
             raise self._stopped
 
