@@ -33,7 +33,7 @@ class Source:
     @property
     def layer(self) -> str:
         """The folder below the source root, as ``fwstore/store`` or ``tools/fwstore_cli``."""
-        return "/".join(self.path.split("/")[:2])
+        return "/".join(self.path.split("/")[:-1][:2])
 
 
 @cache
@@ -115,9 +115,11 @@ def attributes(source: Source, module: str) -> Iterator[tuple[int, str]]:
 
 
 def public_methods(node: ast.ClassDef) -> list[str]:
-    """The names of the public methods and properties that a class defines itself."""
+    """The names of the public methods that a class defines itself; properties are data."""
     return [
         child.name
         for child in node.body
-        if isinstance(child, Function) and not child.name.startswith("_")
+        if isinstance(child, Function)
+        and not child.name.startswith("_")
+        and not any("property" in ast.unparse(mark) for mark in child.decorator_list)
     ]

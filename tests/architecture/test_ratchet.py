@@ -61,6 +61,7 @@ ENVIRONMENT = (
 )
 FRAMEWORKS = ("torch", "boto3", "botocore", "zarr", "tensorstore", "fsspec", "pyarrow")
 AVOIDED = {"blob", "item", "data", "manager", "handler", "utils", "util", "helper", "helpers"}
+PRESCRIBED = {"read_data", "write_data"}  # by the storage interface of DCP
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 
@@ -166,6 +167,7 @@ def test_names_are_nouns_of_the_design() -> None:
         for source in sources(*SHIPPED)
         for node in ast.walk(source.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.name not in PRESCRIBED
         if (avoided := _words(node.name) & AVOIDED)
     )
     _report(
@@ -191,7 +193,7 @@ def test_nothing_is_left_unfinished() -> None:
         f"{source.path}:{node.lineno} raises NotImplementedError"
         for source in sources(*SHIPPED)
         for node in ast.walk(source.tree)
-        if isinstance(node, ast.Name) and node.id == "NotImplementedError"
+        if isinstance(node, ast.Raise) and "NotImplementedError" in ast.unparse(node)
     )
 
 
