@@ -7,6 +7,7 @@ Invariant: a checkpoint becomes visible, or replaces the one of the same id, by 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ import fwstore
 from fwstore import (
     AlreadyExists,
     Box,
+    FwstoreError,
     InvalidInput,
     Piece,
     Repository,
@@ -131,6 +133,8 @@ class StorageWriter(storage.StorageWriter):
                 raise AlreadyExists(
                     f"Checkpoint already exists at {target.shown} and overwrite=False: {error.message}"
                 ) from error
+            if self._ticket.replaces:
+                _free_replaced(repository, target)
         alone = len(plans) == 1
         first = 0 if self._collective else self._rank
         assignments = [
@@ -213,6 +217,16 @@ class StorageWriter(storage.StorageWriter):
 
     def _target(self) -> Location:
         return self._here() if self._collective else self._here().of_rank(self._rank)
+
+
+def _free_replaced(repository: Repository, target: Location) -> None:
+    """Free what earlier saves replaced; what this one replaces stays for its readers until the next."""
+    try:
+        repository.gc(run=target.run)
+    except FwstoreError as error:
+        warnings.warn(
+            f"what earlier saves of {target.shown} replaced was not freed: {error}", stacklevel=2
+        )
 
 
 class _Collected:

@@ -142,6 +142,29 @@ def test_saving_again_replaces(place: str) -> None:
         assert len(repository.run("checkpoint").checkpoints()) == 1
 
 
+def stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_replaced_checkpoints_do_not_pile_up(place: str) -> None:
+    for value in range(6):
+        save({"a": torch.randn(1 << 18), "n": value}, place)
+    assert stored_bytes(Path(place)) < 2.5 * (4 << 18)
+    assert load({"n": -1}, place) == {"n": 5}
+
+
+def test_a_reader_ends_what_was_replaced_while_it_read(place: str) -> None:
+    save({"a": torch.ones(1 << 18)}, place)
+    reader = StorageReader(place)
+    metadata = reader.read_metadata()
+    save({"a": torch.zeros(1 << 18)}, place)
+    planner, target = DefaultLoadPlanner(), {"a": torch.zeros(1 << 18)}
+    planner.set_up_planner(target, metadata, is_coordinator=True)
+    reader.set_up_storage_reader(metadata, is_coordinator=True)
+    reader.read_data(planner.create_local_plan(), planner).wait()
+    assert target["a"].min().item() == 1.0
+
+
 def test_overwrite_false_refuses_and_keeps(place: str) -> None:
     dcp_save({"a": torch.ones(2)}, storage_writer=StorageWriter(place, overwrite=False))
     with pytest.raises(CheckpointException, match="Checkpoint already exists"):
@@ -289,8 +312,7 @@ def test_many_checkpoints_of_one_trainer(tmp_path: Path) -> None:
             dcp_load(target, checkpoint_id=place, storage_reader=reader)
             assert torch.equal(target["frozen"], frozen)
             assert target["trained"].tolist() == [step] * 8
-    stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert stored < 1.5 * frozen.nbytes, "what did not change is stored once"
+    assert stored_bytes(tmp_path) < 1.5 * frozen.nbytes, "what did not change is stored once"
 
 
 def test_without_a_step_each_save_is_the_next_step(tmp_path: Path) -> None:
