@@ -65,7 +65,10 @@ class ReadInto:
 
 
 class Upload(Protocol):
-    """An object being written in order; invisible until `commit` returns."""
+    """An object being written in order; invisible until `commit`.
+
+    After `commit` or `abort`, `write` and `commit` raise `InvalidInput`, and `abort` does nothing.
+    """
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Append the buffers; they may be reused once this returns."""

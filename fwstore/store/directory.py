@@ -323,6 +323,7 @@ class _FileUpload:
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Append the buffers; they may be reused once this returns."""
+        self._check_open()
         with translated("write", self._name):
             self._written += write_fully(self._temporary.descriptor, flat_views(buffers))
             if self._written - self._sent >= _WRITEBACK_BYTES:
@@ -331,6 +332,7 @@ class _FileUpload:
 
     def commit(self) -> None:
         """Make the object durable and visible."""
+        self._check_open()
         try:
             with translated("commit", self._name):
                 self._publish()
@@ -342,6 +344,11 @@ class _FileUpload:
         if self._open:
             self._open = False
             self._temporary.drop()
+
+    def _check_open(self) -> None:
+        # Its descriptor is closed, and the number may by now belong to another file.
+        if not self._open:
+            raise InvalidInput(f"the upload of {self._name} was committed or aborted before")
 
 
 def _parts(key: str) -> Parts:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Buffer
 
-from fwstore.base.errors import AlreadyExists, Corrupt, LimitExceeded, NotFound
+from fwstore.base.errors import AlreadyExists, Corrupt, InvalidInput, LimitExceeded, NotFound
 from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto
 from fwstore.store.naming import validate_key, validate_prefix
 from fwstore.store.ranges import resolve_range
@@ -139,19 +139,26 @@ class _MemoryUpload:
     def __init__(self, store: MemoryStore, key: str) -> None:
         self._store = store
         self._key = key
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] | None = []
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Append the buffers; they may be reused once this returns."""
-        self._pieces.extend(bytes(view) for view in flat_views(buffers))
+        self._open_pieces().extend(bytes(view) for view in flat_views(buffers))
 
     def commit(self) -> None:
         """Make the object visible."""
-        self._store.put(self._key, self._pieces, mode="overwrite")
+        pieces = self._open_pieces()
+        self._pieces = None
+        self._store.put(self._key, pieces, mode="overwrite")
 
     def abort(self) -> None:
         """Drop what was written."""
-        self._pieces.clear()
+        self._pieces = None
+
+    def _open_pieces(self) -> list[bytes]:
+        if self._pieces is None:
+            raise InvalidInput(f"the upload of {self._key} was committed or aborted before")
+        return self._pieces
 
 
 def _describe(key: str, found: _Object) -> ObjectInfo:

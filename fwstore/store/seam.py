@@ -113,7 +113,7 @@ class Seam:
             yield
         except FwstoreError:
             raise
-        except (library.exceptions.BaseError, OSError, ValueError, NotImplementedError) as error:
+        except (library.exceptions.BaseError, OSError, ValueError, RuntimeError) as error:
             raw = str(error)
             reaction, advice = _reaction(type(error).__name__, raw)
             detail = self._scrub(raw.partition("\n\nDebug source:")[0])[:_DETAIL_CHARACTERS]

@@ -337,6 +337,19 @@ def test_an_aborted_upload_leaves_nothing(store: Store) -> None:
     assert keys(store) == []
 
 
+@pytest.mark.parametrize("end", ["commit", "abort"])
+def test_an_upload_ends_once(store: Store, end: str) -> None:
+    upload = store.upload("a")
+    upload.write([b"1"])
+    getattr(upload, end)()
+    with pytest.raises(InvalidInput, match="before"):
+        upload.write([b"2"])
+    with pytest.raises(InvalidInput, match="before"):
+        upload.commit()
+    upload.abort()
+    assert keys(store) == (["a"] if end == "commit" else [])
+
+
 def test_an_upload_of_several_parts(store: Store) -> None:
     content = np.random.default_rng(2).bytes(17 * MIB + 3)
     upload = store.upload("big")
