@@ -267,6 +267,15 @@ def test_grace_waits_before_it_deletes() -> None:
     assert collect(log, patient).objects_deleted == 8 + 12
 
 
+def test_without_a_grace_clocks_do_not_matter() -> None:
+    store, _ = trained()
+    ahead = fresh_log(store)
+    assert isinstance(ahead.runtime.clock, TestClock)
+    ahead.runtime.clock.now += 1e6
+    collect(ahead, replace(LAST_TWO, grace_s=1.0))
+    assert collect(fresh_log(store), LAST_TWO).objects_deleted == 8 + 12
+
+
 def test_foreign_objects_are_left_alone() -> None:
     store, saver = trained()
     strange = [f"{saver.term.keys.packs}README", f"{saver.term.keys.snapshots}notes/root"]
