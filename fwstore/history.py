@@ -27,12 +27,13 @@ _RAISE: Any = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
-    """One record of a run's log, for people and tools."""
+    """One record of a run's log, for people and tools; one that does not count changed nothing."""
 
     sequence: int
     kind: str
     term: int
     wall_time: float
+    counts: bool
     note: str
     body: Mapping[str, Any]
 
@@ -140,8 +141,8 @@ class RunHistory:
 
     def log(self) -> Iterator[LogEntry]:
         """Yield the records of the log, oldest first."""
-        for record in self._access().log.records():
-            yield _log_entry(record)
+        for record, counts in self._access().log.judged():
+            yield _log_entry(record, counts=counts)
 
     def pins(self) -> list[PinDescription]:
         """Return the pins that keep checkpoints."""
@@ -223,13 +224,14 @@ class RunHistory:
         return access is not None and access.log.refresh().closed is not None
 
 
-def _log_entry(record: Record) -> LogEntry:
+def _log_entry(record: Record, *, counts: bool) -> LogEntry:
     body = msgspec.json.decode(encode_record(record))["body"]
     return LogEntry(
         sequence=record.seq,
         kind=record.kind,
         term=record.term,
         wall_time=record.time,
+        counts=counts,
         note=_note(body),
         body=body,
     )

@@ -127,6 +127,12 @@ class Log:
                 yield parse_record(slot, self.keys.slot(first))
                 first += 1
 
+    def judged(self) -> Iterator[tuple[Record, bool]]:
+        """Yield every record from the beginning, with whether it counts."""
+        fold = Fold(self.lineage)
+        for record in self.records():
+            yield record, fold.apply(record, self._resolver)
+
     def why_missing(self, snapshot: str) -> FwstoreError:
         """Return the error for a reader that did not find a snapshot's bytes.
 

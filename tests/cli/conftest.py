@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 import fwstore
 from fwstore_cli.main import run
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one command did."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def value(self) -> Any:
-        """The JSON document on standard output."""
-        assert self.code == 0, self.errors
-        return json.loads(self.output)
-
-
-Command = Callable[..., Outcome]
-
-
-def make_state(step: int) -> dict[str, Any]:
-    """A state of which only half the bytes change with the step."""
-    frozen = np.arange(200_000, dtype=np.float32).reshape(400, 500)
-    return {
-        "model": {"frozen": frozen, "trained": np.full((400, 500), step, np.float32)},
-        "step": step,
-    }
+from support.commands import Command, Outcome, make_state
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import fwstore
 from fwstore_cli.exits import ExitCode
+from support.commands import Command
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def _load(repository: str, name: str) -> Any:
 
 
 def test_safetensors_go_in_and_out(
-    command: Any, repository: str, tensors: dict[str, torch.Tensor], tmp_path: Path
+    command: Command, repository: str, tensors: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     save_file(tensors, tmp_path / "in.safetensors", metadata={"format": "pt", "by": "me"})
     done = command("import", tmp_path / "in.safetensors", "new@7", "--json").value
@@ -66,7 +67,7 @@ def test_safetensors_go_in_and_out(
 
 
 def test_a_sharded_export_can_be_imported(
-    command: Any, repository: str, tensors: dict[str, torch.Tensor], tmp_path: Path
+    command: Command, repository: str, tensors: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     save_file(tensors, tmp_path / "in.safetensors")
     assert command("import", tmp_path / "in.safetensors", "new", "--under", "model").code == 0
@@ -85,7 +86,7 @@ def test_a_sharded_export_can_be_imported(
     _assert_equal(again, merged)
 
 
-def test_torch_files_go_in(command: Any, repository: str, tmp_path: Path) -> None:
+def test_torch_files_go_in(command: Command, repository: str, tmp_path: Path) -> None:
     model = torch.nn.Linear(5, 3)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 5)).sum().backward()
@@ -115,7 +116,7 @@ def test_torch_files_go_in(command: Any, repository: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
-def test_dcp_directories_go_in(command: Any, repository: str, tmp_path: Path) -> None:
+def test_dcp_directories_go_in(command: Command, repository: str, tmp_path: Path) -> None:
     weight = torch.randn(40, 50)
     dcp.save(
         {"model": {"w": weight}, "steps": [1, 2]}, checkpoint_id=tmp_path / "dcp", no_dist=True
@@ -130,7 +131,7 @@ def _objects(repository: str) -> set[str]:
     return {str(path) for path in Path(repository).rglob("*") if path.is_file()}
 
 
-def test_hostile_files_change_nothing(command: Any, repository: str, tmp_path: Path) -> None:
+def test_hostile_files_change_nothing(command: Command, repository: str, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.system, (f"touch {tmp_path / 'executed'}",)
@@ -148,7 +149,7 @@ def test_hostile_files_change_nothing(command: Any, repository: str, tmp_path: P
 
 
 def test_a_file_that_fails_midway_leaves_nothing_visible(
-    command: Any, repository: str, tmp_path: Path
+    command: Command, repository: str, tmp_path: Path
 ) -> None:
     dcp_folder = tmp_path / "dcp"
     with pytest.warns(UserWarning, match="torch.distributed"):
@@ -163,7 +164,7 @@ def test_a_file_that_fails_midway_leaves_nothing_visible(
     assert [row["step"] for row in command("ls", "gpt", "--json").value] == [10, 20, 30]
 
 
-def test_a_run_that_exists_is_safe(command: Any, repository: str, tmp_path: Path) -> None:
+def test_a_run_that_exists_is_safe(command: Command, repository: str, tmp_path: Path) -> None:
     save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
     refused = command("import", tmp_path / "a.safetensors", "gpt@40")
     assert refused.code == ExitCode.CONFLICT
@@ -176,7 +177,7 @@ def test_a_run_that_exists_is_safe(command: Any, repository: str, tmp_path: Path
     assert [row["step"] for row in command("ls", "gpt", "--json").value] == [10, 20, 30, 40]
 
 
-def test_an_export_replaces_nothing_unasked(command: Any, tmp_path: Path) -> None:
+def test_an_export_replaces_nothing_unasked(command: Command, tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     target.write_bytes(b"mine")
     refused = command("export", "gpt", target)
@@ -193,7 +194,7 @@ def test_an_export_replaces_nothing_unasked(command: Any, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_an_export_selects_and_refuses(command: Any, repository: str, tmp_path: Path) -> None:
+def test_an_export_selects_and_refuses(command: Command, repository: str, tmp_path: Path) -> None:
     assert command("export", "gpt", tmp_path / "a.safetensors", "--only", "*/frozen").code == 0
     assert load_file(tmp_path / "a.safetensors").keys() == {"model.frozen"}
     nothing = command("export", "gpt", tmp_path / "b.safetensors", "--only", "nothing")
@@ -215,7 +216,7 @@ _IMPORT = [sys.executable, "-m", "fwstore_cli", "import"]
 
 @pytest.mark.slow
 def test_a_killed_import_leaves_nothing_visible(
-    command: Any, repository: str, tmp_path: Path
+    command: Command, repository: str, tmp_path: Path
 ) -> None:
     save_file({f"t{n}": torch.randn(1 << 20) for n in range(32)}, tmp_path / "a.safetensors")
     for pause in (0.6, 0.9, 1.2):

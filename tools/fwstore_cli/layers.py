@@ -150,7 +150,7 @@ def chunk_rows(found: Checkpoint, tensor: LazyTensor) -> list[ChunkRow]:
             pack=int(table.packs[number]),
             place=int(table.indexes[number]),
             position=int(table.positions[number]),
-            codec=table.codec_names[number],
+            codec=table.codec_names[int(table.codecs[number])],
             raw_bytes=int(table.raw_lengths[number]),
             stored_bytes=int(table.stored_lengths[number]),
             id=table.ids[number].tobytes().hex(),

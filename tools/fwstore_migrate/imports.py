@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fwstore import AlreadyExists, DeviceArray, FwstoreError, Piece, Run, Shard
+from fwstore import AlreadyExists, DeviceArray, FwstoreError, Piece, Run, Shard, Unavailable
 from fwstore_migrate.files import FileSource
 from fwstore_migrate.states import ForeignState
 
@@ -53,13 +53,21 @@ def import_checkpoint(
     """
     exists = run.exists()
     _check_target(run, options, exists=exists)
-    state = foreign.state if options.under is None else {options.under: foreign.state}
+    sources = _Sources(advance or (lambda _: None))
+    state = sources.visit(foreign.state)
     try:
         with run.writer() as writer:
-            writer.save(options.step, _counted(state, advance)).result()
+            handle = writer.save(
+                options.step, state if options.under is None else {options.under: state}
+            )
+            try:
+                handle.result()
+            except BaseException:
+                # The writer waits for what it has begun: it must fail soon, not read to the end.
+                sources.stop()
+                raise
     except BaseException:
-        if not exists:
-            _forget(run)
+        _undo(run, options.step, exists=exists)
         raise
 
 
@@ -73,50 +81,34 @@ def _check_target(run: Run, options: ImportOptions, *, exists: bool) -> None:
         raise AlreadyExists(f"run {run.name!r} has step {options.step}; choose another --step")
 
 
-def _forget(run: Run) -> None:
+def _undo(run: Run, step: int, *, exists: bool) -> None:
+    """Take back what became visible although the import did not end well."""
     # The reason for the failure is being raised; that the store also refuses the clean-up adds nothing.
     with contextlib.suppress(FwstoreError):
-        if run.exists() and not run.checkpoints():
-            run.delete()
+        if not exists:
+            run.delete("import failed")
+        elif any(found.step == step for found in run.checkpoints()):
+            run.remove(step)
 
 
-@dataclass(frozen=True, slots=True)
-class _Counted(FileSource):
-    """A source that tells how many bytes were read from it."""
-
-    source: DeviceArray
-    advance: Advance
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    def copy_to_host(self, slices: tuple[slice, ...], target: NDArray[Any]) -> None:
-        self.source.copy_to_host(slices, target)
-        self.advance(target.nbytes)
-
-
-def _counted(state: Any, advance: Advance | None) -> Any:
-    return state if advance is None else _Counting(advance).visit(state)
-
-
-class _Counting:
-    """Rebuilds a state with counted sources; a shard that stands twice stays one shard."""
+class _Sources:
+    """Rebuilds a state with sources that are counted and can be stopped; ties stay ties."""
 
     def __init__(self, advance: Advance) -> None:
-        self._advance = advance
+        self.advance = advance
+        self.stopped = False
         self._made: dict[int, Shard] = {}
 
+    def stop(self) -> None:
+        """Let every read from now on fail."""
+        self.stopped = True
+
     def visit(self, value: Any) -> Any:
+        """Return a state whose shards read through this."""
         if isinstance(value, Shard):
             if id(value) not in self._made:
-                self._made[id(value)] = replace(
-                    value, pieces=tuple(self._piece(piece) for piece in value.pieces)
-                )
+                pieces = tuple(self._piece(piece) for piece in value.pieces)
+                self._made[id(value)] = replace(value, pieces=pieces)
             return self._made[id(value)]
         if isinstance(value, dict):
             return type(value)((key, self.visit(entry)) for key, entry in value.items())
@@ -127,4 +119,26 @@ class _Counting:
     def _piece(self, piece: Piece) -> Piece:
         if isinstance(piece.array, np.ndarray):
             return piece
-        return Piece(piece.box, _Counted(piece.array, self._advance))
+        return Piece(piece.box, _Source(piece.array, self))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source(FileSource):
+    """A source that tells how many bytes were read from it."""
+
+    source: DeviceArray
+    sources: _Sources
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def copy_to_host(self, slices: tuple[slice, ...], target: NDArray[Any]) -> None:
+        if self.sources.stopped:
+            raise Unavailable("the import was interrupted")
+        self.source.copy_to_host(slices, target)
+        self.sources.advance(target.nbytes)

@@ -252,7 +252,9 @@ def _make_size(values: TorchValues, built: Built, path: Path) -> ForeignValue:
 
 def _make_device(values: TorchValues, built: Built, path: Path) -> ForeignValue:
     kind, *index = built.arguments
-    return ForeignValue("torch", "device", (":".join([str(kind), *map(str, index)]),))
+    if type(kind) is not str or len(index) > 1 or not all(type(number) is int for number in index):
+        raise ValueError("a device has a type and at most one index")
+    return ForeignValue("torch", "device", (kind, index[0] if index else None))
 
 
 def _make_bytes(values: TorchValues, built: Built, path: Path) -> bytes:
