@@ -1,16 +1,17 @@
-"""What one rank brings to a save, and how the ranks agree on who holds the tensors without a layout.
+"""What one rank brings to a save, and how the ranks agree on who else holds the same tensors.
 
-Invariant: after `agree`, every rank knows the same set of holders for every replicated tensor, so the
-pure ownership plan gives every cell to exactly one rank. The agreement runs only when the set of
-tensors changed; otherwise a save needs no message before its bytes are staged.
+Invariant: after `settle`, every rank knows the same set of holders for every tensor, so the pure ownership
+plan gives every cell to exactly one rank. The agreement runs only when the set of tensors changed;
+otherwise a save needs no message before its bytes are staged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec import structs
 
 from fwstore.base.errors import Conflict, Corrupt, Unavailable
 from fwstore.checkpoint.coordinator import Coordinator, wait_for
@@ -19,7 +20,7 @@ from fwstore.checkpoint.shard import Shard
 from fwstore.codec.hashing import ContentHash
 from fwstore.format.paths import TensorPath, encode_path
 from fwstore.plan.box import Box
-from fwstore.plan.layout import Layout
+from fwstore.plan.layout import Layout, Split
 from fwstore.sched.runtime import Runtime
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -33,8 +34,24 @@ class _Verdict(msgspec.Struct, frozen=True):
     holders: list[tuple[bytes, list[int]]]
 
 
+class _Group(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor that the ranks of one mesh divide, when the mesh is only a part of the job.
+
+    Attributes:
+        path: The stored path.
+        mesh: Extent of the mesh.
+        placements: (dim, factor, outer) of every split, None for replicas.
+        ranks: The ranks of the mesh.
+    """
+
+    path: bytes
+    mesh: tuple[int, ...]
+    placements: tuple[tuple[int, int, bool] | None, ...]
+    ranks: tuple[int, ...]
+
+
 _decode_verdict = msgspec.msgpack.Decoder(_Verdict).decode
-_decode_paths = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_claims = msgspec.msgpack.Decoder(tuple[list[bytes], list[_Group]]).decode
 
 
 @dataclass(frozen=True)
@@ -44,28 +61,50 @@ class Catalogue:
     Attributes:
         tensors: The shard of every tensor, sorted by stored path.
         aliases: Paths that share the storage of another path.
-        replicated: Stored paths of the tensors that this rank holds whole and without a layout.
-        digest: Names `replicated`; equal digests mean equal lists.
+        claims: The tensors that ranks outside this rank's layout may hold too, encoded: those it holds whole
+            and without a layout, and those that a part of the job divides.
+        digest: Names `claims`; equal digests mean equal claims.
     """
 
     tensors: Mapping[TensorPath, Shard]
     aliases: Mapping[TensorPath, TensorPath]
-    replicated: tuple[bytes, ...]
+    claims: bytes
     digest: bytes
 
 
 def make_catalogue(
-    shards: Mapping[TensorPath, Shard], aliases: Mapping[TensorPath, TensorPath]
+    shards: Mapping[TensorPath, Shard],
+    aliases: Mapping[TensorPath, TensorPath],
+    world_size: int = 1,
 ) -> Catalogue:
-    """Return the catalogue of a rank."""
+    """Return the catalogue of a rank of a job."""
     encoded = sorted((encode_path(path), path) for path in shards)
-    replicated = tuple(name for name, path in encoded if _is_common(path, shards[path]))
+    whole = [name for name, path in encoded if _is_common(path, shards[path])]
+    groups = [
+        _group(name, layout)
+        for name, path in encoded
+        if (layout := shards[path].layout) is not None and len(layout.ranks) < world_size
+    ]
+    claims = _encode((whole, groups))
     return Catalogue(
         tensors={path: shards[path] for _, path in encoded},
         aliases=dict(aliases),
-        replicated=replicated,
-        digest=_unkeyed.digest(_encode(replicated)),
+        claims=claims,
+        digest=_unkeyed.digest(claims),
     )
+
+
+def _group(name: bytes, layout: Layout) -> _Group:
+    placements = tuple(None if p is None else (p.dim, p.factor, p.outer) for p in layout.placements)
+    return _Group(name, layout.mesh, placements, layout.ranks)
+
+
+def _stacked(groups: Sequence[_Group]) -> Layout:
+    """Return the layout of a tensor that several meshes divide alike: they are replicas of each other."""
+    first = groups[0]
+    splits = tuple(None if p is None else Split(*p) for p in first.placements)
+    ranks = tuple(rank for group in groups for rank in group.ranks)
+    return Layout((len(groups), *first.mesh), (None, *splits), ranks)
 
 
 def _is_common(path: TensorPath, shard: Shard) -> bool:
@@ -88,6 +127,7 @@ class Agreement:
         self._digest: bytes | None = None
         self.voted_in = 0
         self._holders: dict[bytes, tuple[int, ...]] = {}
+        self._stacks: dict[bytes, Layout] = {}
         self._everyone = Layout.replicated(tuple(range(coordinator.world_size)))
 
     def forget(self) -> None:
@@ -95,7 +135,7 @@ class Agreement:
         self._digest = None
 
     def settle(self, catalogue: Catalogue, save: int) -> Catalogue:
-        """Return the catalogue with a layout for every tensor that several ranks hold whole.
+        """Return the catalogue with layouts that name all holders of every tensor.
 
         Raises:
             Conflict: Some rank saw no change where another did; the next save agrees anew.
@@ -103,24 +143,21 @@ class Agreement:
         """
         if catalogue.digest != self._digest:
             self._renew(catalogue, save)
-        layouts = {
-            path: self._layout(encode_path(path))
-            for path, shard in catalogue.tensors.items()
-            if _is_common(path, shard)
-        }
-        tensors = {
-            path: replace(shard, layout=layouts[path]) if path in layouts else shard
-            for path, shard in catalogue.tensors.items()
-        }
+        tensors = {path: self._settled(path, shard) for path, shard in catalogue.tensors.items()}
         return replace(catalogue, tensors=tensors)
 
-    def _layout(self, encoded: bytes) -> Layout:
-        ranks = self._holders.get(encoded)
-        return self._everyone if ranks is None else Layout.replicated(ranks)
+    def _settled(self, path: TensorPath, shard: Shard) -> Shard:
+        if _is_common(path, shard):
+            ranks = self._holders.get(encode_path(path))
+            return replace(
+                shard, layout=self._everyone if ranks is None else Layout.replicated(ranks)
+            )
+        stack = self._stacks.get(encode_path(path)) if self._stacks else None
+        return shard if stack is None else replace(shard, layout=stack)
 
     def _renew(self, catalogue: Catalogue, save: int) -> None:
         self._digest = None
-        self._holders = {}
+        self._holders, self._stacks = {}, {}
         self.voted_in = save
         if self._coordinator.world_size > 1:
             verdict = self._exchange(catalogue, save)
@@ -130,13 +167,13 @@ class Agreement:
                     "the next save will settle who holds what"
                 )
             if len(verdict.holders) > 1:
-                self._holders = self._merge(verdict, save)
+                self._merge(verdict, save)
         self._digest = catalogue.digest
 
     def _exchange(self, catalogue: Catalogue, save: int) -> _Verdict:
         here = self._coordinator
         deadline = self._runtime.clock.monotonic() + self._runtime.limits.commit_timeout_s
-        here.put(catalogue_key(save, catalogue.digest), _encode(catalogue.replicated))
+        here.put(catalogue_key(save, catalogue.digest), catalogue.claims)
         here.put(vote_key(save, here.rank), catalogue.digest)
         if here.rank == 0:
             here.put(verdict_key(save), _encode(self._gather(save, deadline)))
@@ -160,15 +197,34 @@ class Agreement:
             votes.setdefault(digest, []).append(rank)
         return _Verdict(retry=False, holders=sorted(votes.items()))
 
-    def _merge(self, verdict: _Verdict, save: int) -> dict[bytes, tuple[int, ...]]:
+    def _merge(self, verdict: _Verdict, save: int) -> None:
         holders: dict[bytes, list[int]] = {}
+        groups: dict[bytes, set[_Group]] = {}
         for digest, ranks in verdict.holders:
             message = self._coordinator.poll(catalogue_key(save, digest))
             if message is None:
                 raise Corrupt(f"the list of tensors of ranks {ranks[:8]} was lost on its way")
-            for encoded in _decode_paths(message):
+            whole, divided = _decode_claims(message)
+            for encoded in whole:
                 holders.setdefault(encoded, []).extend(ranks)
-        return {encoded: tuple(sorted(ranks)) for encoded, ranks in holders.items()}
+            for group in divided:
+                groups.setdefault(group.path, set()).add(group)
+        self._holders = {encoded: tuple(sorted(ranks)) for encoded, ranks in holders.items()}
+        self._stacks = _stack_all(groups)
+
+
+def _stack_all(groups: Mapping[bytes, set[_Group]]) -> dict[bytes, Layout]:
+    """Return one layout for every tensor that several meshes divide alike; equal ones are one object."""
+    layouts: dict[tuple[_Group, ...], Layout] = {}
+    stacks: dict[bytes, Layout] = {}
+    for encoded, found in groups.items():
+        alike = tuple(sorted((structs.replace(g, path=b"") for g in found), key=lambda g: g.ranks))
+        ranks = [rank for group in alike for rank in group.ranks]
+        # Meshes that divide a tensor in different ways are not replicas; the coverage check refuses them.
+        alone = len(alike) == 1 or len({(g.mesh, g.placements) for g in alike}) > 1
+        if not alone and len(set(ranks)) == len(ranks):
+            stacks[encoded] = layouts.setdefault(alike, _stacked(alike))
+    return stacks
 
 
 def refuse_late_vote(coordinator: Coordinator, save: int) -> None:

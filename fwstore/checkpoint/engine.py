@@ -7,7 +7,7 @@ touches the store; neither makes anything visible.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from fwstore.base.errors import Corrupt, InternalError
 from fwstore.checkpoint.catalogue import Agreement, Catalogue, make_catalogue
 from fwstore.checkpoint.codecs import CodecPolicy
+from fwstore.checkpoint.grids import Grids, inherited_grids
 from fwstore.checkpoint.handle import SaveStatistics
 from fwstore.checkpoint.known import Known, carry_over, known_from
 from fwstore.checkpoint.reserved import (
@@ -26,7 +27,7 @@ from fwstore.checkpoint.reserved import (
     rank_path,
     refuse_reserved,
 )
-from fwstore.checkpoint.saveplan import Grids, PlannedSegment, SavePlan, make_plan, structure_of
+from fwstore.checkpoint.saveplan import PlannedSegment, SavePlan, make_plan, structure_of
 from fwstore.checkpoint.segments import Segment
 from fwstore.checkpoint.session import SaveRequest, Session
 from fwstore.checkpoint.shard import Piece, Shard
@@ -105,12 +106,19 @@ class Prepared:
 class SaveEngine:
     """Prepares and writes the saves of one rank; remembers where its chunks lie."""
 
-    def __init__(self, session: Session, pool: BufferPool, bases: Sequence[Manifest]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        pool: BufferPool,
+        parent: Manifest | None,
+        bases: Sequence[Manifest] = (),
+    ) -> None:
         self.session = session
         self.agreement = Agreement(session.coordinator, session.access.runtime)
         self._pool = pool
-        self._bases = bases
-        self._grids: Grids = {info.path: info for base in bases for info in base.tensors()}
+        self._parent = parent
+        self._bases = [*bases, *([] if parent is None else [parent])]
+        self._grids: Grids | None = None
         self._plan: SavePlan | None = None
         self._known: tuple[SavePlan, Known] | None = None
         self._steady: frozenset[int] = frozenset()
@@ -137,8 +145,21 @@ class SaveEngine:
         self._prepare_extra(prepared, extra.shards)
         return prepared
 
-    def write(self, request: SaveRequest, prepared: Prepared, statistics: SaveStatistics) -> bytes:
-        """Write the chunks of a prepared save into packs; return the part for the leader."""
+    def write(
+        self,
+        request: SaveRequest,
+        prepared: Prepared,
+        statistics: SaveStatistics,
+        check: Callable[[], None],
+    ) -> bytes:
+        """Write the chunks of a prepared save into packs; return the part for the leader.
+
+        Args:
+            request: The save.
+            prepared: What `prepare` returned.
+            statistics: Receives the figures of this rank.
+            check: Called between groups of chunks; raises to abandon the save.
+        """
         access, session = self.session.access, self.session
         offset = len(prepared.plan.tensors)
         pending = batches_of(prepared.plan, prepared.sources, prepared.known)
@@ -156,6 +177,7 @@ class SaveEngine:
                 content_hash=access.content_hash,
                 codecs=self._codecs.codecs(prepared.plan, prepared.sources, request.save),
                 known=prepared.known.places,
+                check=check,
             ),
         )
         elapsed = access.runtime.clock.monotonic() - started
@@ -169,13 +191,13 @@ class SaveEngine:
             raise InternalError("a save was committed before it was written")
         self._known = (prepared.plan, Known.all_of(prepared.places))
         self._steady = _steady_tensors(prepared.plan, prepared.places, prepared.fresh)
-        self._bases = ()
+        self._bases = []
 
     def forget(self) -> None:
         """Trust nothing about earlier chunks: the next save writes everything."""
         self._known = None
         self._steady = frozenset()
-        self._bases = ()
+        self._bases = []
 
     def _describe(self, request: SaveRequest) -> tuple[Catalogue, _Extra]:
         skeleton, tensors = flatten(request.state, self.session.access.adapters)
@@ -183,7 +205,9 @@ class SaveEngine:
         aliases = {p: slot.alias for p, slot in tensor_slots(skeleton) if slot.alias is not None}
         adapters = self.session.access.adapters
         shards = {path: adapters.owner(value).describe(value) for path, value in tensors.items()}
-        return make_catalogue(shards, aliases), self._extra(request, skeleton)
+        return make_catalogue(shards, aliases, self.session.world_size), self._extra(
+            request, skeleton
+        )
 
     def _extra(self, request: SaveRequest, skeleton: Any) -> _Extra:
         shards: dict[TensorPath, Shard] = {}
@@ -202,6 +226,9 @@ class SaveEngine:
         return _Extra(shards, inline)
 
     def _plan_of(self, catalogue: Catalogue) -> SavePlan:
+        if self._grids is None:
+            self._grids = {} if self._parent is None else inherited_grids(self._parent, catalogue)
+            self._parent = None
         structure = structure_of(catalogue)
         if self._plan is None or self._plan.structure != structure:
             self._plan = make_plan(catalogue, self._grids, self.session.rank, structure)

@@ -44,6 +44,7 @@ class FailureLimit:
 
     def __post_init__(self) -> None:
         self.failures = 0
+        self.last: FwstoreError | None = None
         self._saved_at = self.monotonic()
         self._handles: list[SaveHandle] = []
 
@@ -75,6 +76,7 @@ class FailureLimit:
         if isinstance(error, _FATAL) or not isinstance(error, FwstoreError):
             raise error
         self.failures += 1
+        self.last = error
         unsaved_s = self.monotonic() - self._saved_at
         if self.failures >= self.max_failures or unsaved_s > self.max_unsaved_s:
             raise Unavailable(

@@ -221,9 +221,9 @@ class Saver:
             self._let_go()
         if self._limit.failures:
             raise Unavailable(
-                f"the last {self._limit.failures} saves of run {self._run.name!r} failed; the newest steps "
-                "are not durable"
-            )
+                f"the last {self._limit.failures} saves of run {self._run.name!r} failed and the newest "
+                f"steps are not durable: {self._limit.last}"
+            ) from self._limit.last
 
     def __enter__(self) -> Self:
         return self

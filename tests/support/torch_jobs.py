@@ -146,3 +146,52 @@ def save_on_a_timer(rank: int, world_size: int, url: str, steps: int) -> list[in
             if len(saved) == 2:
                 break
     return saved
+
+
+def train_stages(rank: int, world_size: int, url: str) -> bool:
+    """Every rank has a stage of its own, as in a pipeline; returns whether a resume brings it back."""
+
+    def stage() -> dict[str, Any]:
+        model = nn.ModuleDict({f"stage{rank}": nn.Linear(3, 2)})
+        return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=0.1 + rank)}
+
+    torch.manual_seed(rank)
+    before, after = stage(), stage()
+    before["model"][f"stage{rank}"](torch.ones(1, 3)).sum().backward()
+    before["optimizer"].step()
+    with Saver(fwstore.open(url).run("job"), before) as saver:
+        saver.resume()
+        saver.save(0)
+    with Saver(fwstore.open(url).run("job"), after) as saver:
+        saver.resume()
+    states = [parts["optimizer"].state_dict()["state"] for parts in (before, after)]
+    return all(
+        torch.equal(value, states[1][number][key])
+        for number, state in states[0].items()
+        for key, value in state.items()
+    ) and all(
+        torch.equal(value, after["model"].state_dict()[name])
+        for name, value in before["model"].state_dict().items()
+    )
+
+
+def save_on_parts_of_a_mesh(rank: int, world_size: int, url: str) -> bool:
+    """FSDP over one dimension of a mesh: the ranks along the other one hold the same shards."""
+    grid = init_device_mesh("cpu", (2, world_size // 2), mesh_dim_names=("dp", "tp"))
+
+    def sharded(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Linear(6, 4)
+        fully_shard(model, mesh=grid["dp"])
+        return model
+
+    before, after = sharded(1), sharded(2)
+    with Saver(fwstore.open(url).run("job"), {"model": before}) as saver:
+        saver.resume()
+        saver.save(0)
+    with Saver(fwstore.open(url).run("job"), {"model": after}) as saver:
+        assert saver.resume() == 1
+    there = after.state_dict()
+    return all(
+        torch.equal(v.to_local(), there[n].to_local()) for n, v in before.state_dict().items()
+    )

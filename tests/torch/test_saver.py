@@ -254,10 +254,14 @@ def test_a_failed_last_save_is_raised_by_close(repo: fwstore.Repository) -> None
 
 
 def test_an_error_in_training_is_not_hidden(repo: fwstore.Repository) -> None:
-    with pytest.raises(ZeroDivisionError), Saver(repo.run("job"), make_parts()) as saver:
-        for step in saver.steps(5):
-            saver.save(step)
-            raise ZeroDivisionError
+    def crash() -> None:
+        with Saver(repo.run("job"), make_parts()) as saver:
+            for step in saver.steps(5):
+                saver.save(step)
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        crash()
     assert repo.run("job").latest().step == 0
 
 

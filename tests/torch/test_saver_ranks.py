@@ -52,3 +52,11 @@ def test_timed_saves_meet_at_one_step(tmp_path: Path) -> None:
     first, second = run_ranks(2, torch_jobs.save_on_a_timer, str(tmp_path), 5000)
     assert first == second
     assert len(first) == 2
+
+
+def test_stages_of_a_pipeline_come_back_to_their_ranks(tmp_path: Path) -> None:
+    assert run_ranks(2, torch_jobs.train_stages, str(tmp_path)) == [True, True]
+
+
+def test_replicas_along_another_mesh_dimension(tmp_path: Path) -> None:
+    assert run_ranks(4, torch_jobs.save_on_parts_of_a_mesh, str(tmp_path)) == [True] * 4
