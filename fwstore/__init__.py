@@ -12,8 +12,8 @@
 Invariant: everything public is in `__all__`; nothing here imports torch, boto3, zarr, tensorstore or fsspec.
 """
 
-from fwstore.base.config import Limits
 from fwstore.base.config import VERSION as __version__  # noqa: N811 - the conventional name
+from fwstore.base.config import Limits
 from fwstore.base.errors import (
     AlreadyExists,
     Conflict,

@@ -211,18 +211,19 @@ class Repository:
         labels = {foreign.label for ref in references for foreign in ref.entry.foreign}
         return {label: self._by_label(label) for label in labels}
 
-    def retention(self, access: Access, keep: Keep | None) -> Callable[[SnapshotEntry], None]:
+    def retention(self, access: Access, keep: Keep | None) -> Callable[[SnapshotEntry], int]:
         """Return what rank 0 does after every commit."""
         if keep is None:
-            return lambda _: None
+            return lambda _: 0
         options = GcOptions(keep=keep, orphans=False, open_foreign=self._open_foreign)
 
-        def apply(_: SnapshotEntry) -> None:
+        def apply(_: SnapshotEntry) -> int:
             try:
-                collect(access.log, options)
+                return collect(access.log, options).bytes_deleted
             except FwstoreError as error:
                 # The save is durable; what could not be freed now is freed after the next one.
                 warnings.warn(f"retention of {access.keys.name} is behind: {error}", stacklevel=1)
+                return 0
 
         return apply
 

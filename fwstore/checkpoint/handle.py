@@ -33,6 +33,7 @@ class SaveStatistics:
         chunks: Chunks of the snapshot.
         packs: Packs that all ranks wrote.
         fragment_bytes: Bytes of the snapshot in chunks that are parts of cells.
+        bytes_freed: Bytes that retention freed after this save, on rank 0, once that has ended.
     """
 
     step: int
@@ -46,6 +47,7 @@ class SaveStatistics:
     chunks: int = 0
     packs: int = 0
     fragment_bytes: int = 0
+    bytes_freed: int = 0
 
 
 @dataclass

@@ -53,14 +53,14 @@ class JobSettings:
         bases: Manifests of other snapshots to look for known chunks in.
         references: Snapshots whose tensors are taken over by reference.
         foreign: Pins that keep packs of other lineages.
-        after_commit: Called on rank 0 after every commit.
+        after_commit: Called on rank 0 after every commit; returns bytes freed.
     """
 
     codec: CodecChoice = "raw"
     bases: Sequence[Manifest] = ()
     references: Sequence[Reference] = ()
     foreign: Sequence[Foreign] = ()
-    after_commit: AfterCommit = field(default=lambda _: None)
+    after_commit: AfterCommit = field(default=lambda _: 0)
 
 
 def announce_term(
@@ -126,9 +126,8 @@ def make_writer(
         term: The right to write, on rank 0.
     """
     checkpoint = None if base is None else Checkpoint(session.access, base)
-    parents = [] if checkpoint is None else [_manifest_or_none(checkpoint)]
-    manifests = [*settings.bases, *(m for m in parents if m is not None)]
-    engine = SaveEngine(session, pool, manifests)
+    parent = None if checkpoint is None else _manifest_or_none(checkpoint)
+    engine = SaveEngine(session, pool, parent, settings.bases)
     leader = None
     if term is not None:
         referenced = [contribution_of_reference(reference) for reference in settings.references]

@@ -36,7 +36,7 @@ from fwstore.log.terms import Term
 _TOKEN_BYTES = 8
 _KEPT_OUTCOMES = 8
 
-AfterCommit = Callable[[SnapshotEntry], None]
+AfterCommit = Callable[[SnapshotEntry], int]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -146,13 +146,13 @@ class Leader:
     Args:
         session: The job on rank 0.
         committer: Writes manifests and records.
-        after_commit: Called after every commit, in the background thread of the save.
+        after_commit: Called after every commit, in the background thread of the save; returns bytes freed.
     """
 
     def __init__(self, session: Session, committer: Committer, after_commit: AfterCommit) -> None:
         self._session = session
         self._committer = committer
-        self._after_commit = after_commit
+        self.after_commit = after_commit
 
     def commit(
         self, request: SaveRequest, draft: Draft, own: bytes, *, voted: bool
@@ -182,8 +182,6 @@ class Leader:
             SKIPPED if committed is None else committed_message(committed),
         )
         self._forget_messages(request.save)
-        if committed is not None:
-            self._after_commit(committed.entry)
         return committed
 
     def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> list[Part] | None:

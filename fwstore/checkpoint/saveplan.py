@@ -6,7 +6,7 @@ chunks of a plan stand in one fixed order, and every table of a save is aligned 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fwstore.checkpoint.catalogue import Catalogue
+from fwstore.checkpoint.grids import Grids
 from fwstore.checkpoint.segments import Segment, TensorChunks, split_segments
 from fwstore.checkpoint.shard import Piece, Shard
 from fwstore.format.dtypes import itemsize
@@ -25,9 +26,6 @@ from fwstore.plan.grid import Grid, grid_of_layout
 from fwstore.plan.owner import Holding, Owned, plan_owned
 
 SEGMENT_BYTES = 16 << 20
-
-Grids = Mapping[TensorPath, TensorInfo]
-"""The grid that a lineage keeps for a tensor, with the dtype and shape for which it was made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from fwstore.base.errors import AlreadyExists, Conflict, Fenced, InvalidInput
+from fwstore.base.errors import (
+    AlreadyExists,
+    Conflict,
+    Fenced,
+    InternalError,
+    InvalidInput,
+    Unavailable,
+)
 from fwstore.checkpoint.catalogue import outcome_key, part_key
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.checkpoint.engine import Prepared, SaveEngine
@@ -33,6 +41,53 @@ OnBusy = Literal["wait", "skip"]
 STEP_MAX = 10**15
 
 
+@dataclass(eq=False)
+class Saving:
+    """A save under way.
+
+    Attributes:
+        request: What was asked for.
+        statistics: Its figures.
+        started: Monotonic second of the call.
+        prepared: What will be written, once it is known.
+        abandoned: The caller gave up waiting for a blocking save.
+        result: The checkpoint, as soon as it is durable.
+        ended: Set when nothing of the save runs any more, retention included.
+    """
+
+    request: SaveRequest
+    statistics: SaveStatistics
+    started: float
+    prepared: Prepared | None = None
+    abandoned: bool = False
+    result: Future[Checkpoint | None] = field(default_factory=Future)
+    ended: Future[None] = field(default_factory=Future)
+
+    @property
+    def handle(self) -> SaveHandle:
+        """What the caller holds."""
+        return SaveHandle(self.request.step, self.result, self.statistics)
+
+    def check(self) -> None:
+        """Stop a save whose caller has gone.
+
+        Raises:
+            Unavailable: It has.
+        """
+        if self.abandoned:
+            raise Unavailable(f"the save of step {self.request.step} was interrupted by its caller")
+
+    def end(self, checkpoint: Checkpoint | None, error: BaseException | None) -> None:
+        """Give the memory back and tell whoever waits."""
+        if self.prepared is not None:
+            self.prepared.release()
+            self.prepared = None
+        if error is not None:
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(checkpoint)
+
+
 class Writer:
     """Extends a run; made by `Run.writer`, one per job and rank.
 
@@ -46,10 +101,9 @@ class Writer:
         self._runtime = engine.session.access.runtime
         self._save = 0
         self._steps: set[int] = set()
-        self._running: list[Future[Checkpoint | None]] = []
+        self._savings: list[Saving] = []
         self._fenced: Fenced | None = None
         self._closed = False
-        self._turn: Future[None] = _done()
 
     @property
     def term(self) -> int:
@@ -114,43 +168,31 @@ class Writer:
             UnsupportedValue: A value in the state cannot be stored; its key path is named.
         """
         started = self._runtime.clock.monotonic()
-        self._check(step)
         self._save += 1
-        statistics = SaveStatistics(step=step)
         request = SaveRequest(
             self._save, step, state, metrics, position, per_rank, blocking=blocking
         )
-        if on_busy == "skip" and self._busy():
-            return self._skip(request, statistics)
-        self._wait_staged()
-        if blocking:
-            self.wait()
+        saving = Saving(request, SaveStatistics(step=step), started)
         try:
-            prepared = self._engine.prepare(request, statistics)
+            self._check(step)
+            if on_busy == "skip" and self._busy():
+                return self._skip(saving)
+            self._wait_staged(0 if blocking else 1)
+            saving.prepared = self._engine.prepare(request, saving.statistics)
         except BaseException as error:
             self._announce_failure(request.save, error)
             raise
         self._steps.add(step)
-        future = self._runtime.scheduler.spawn(
-            f"fwstore-save-{step}",
-            self._finish,
-            request,
-            prepared,
-            statistics,
-            started,
-            self._next_turn(),
-        )
-        self._running = [f for f in self._running if not f.done()] + [future]
-        handle = SaveHandle(step, future, statistics)
+        self._begin(saving)
         if blocking:
-            handle.result()
-        statistics.blocked_s = self._runtime.clock.monotonic() - started
-        return handle
+            self._wait_or_abandon(saving)
+        saving.statistics.blocked_s = self._runtime.clock.monotonic() - started
+        return saving.handle
 
     def wait(self) -> None:
         """Wait until every save called so far has ended, well or not."""
-        for future in list(self._running):
-            future.exception()
+        for saving in list(self._savings):
+            saving.ended.result()
 
     def close(self) -> None:
         """Wait for the saves under way and stop writing; a second call does nothing."""
@@ -174,8 +216,7 @@ class Writer:
     def _check(self, step: int) -> None:
         if self._closed:
             raise InvalidInput("this writer is closed; open another with run.writer()")
-        if self._fenced is not None:
-            raise Fenced(self._fenced.message)
+        self._check_fence()
         if type(step) is not int or not 0 <= step < STEP_MAX:
             raise InvalidInput(f"step must be an int from 0 to {STEP_MAX}, not {step!r}")
         if step in self._steps:
@@ -183,26 +224,39 @@ class Writer:
                 f"this job has saved step {step} before; a step is saved once per term"
             )
 
+    def _check_fence(self) -> None:
+        if self._fenced is not None:
+            raise Fenced(self._fenced.message)
+
     def _busy(self) -> bool:
-        return any(not future.done() for future in self._running)
+        return any(not saving.result.done() for saving in self._savings)
 
-    def _wait_staged(self) -> None:
-        """Leave at most one earlier save running, so that memory holds at most two states."""
-        while sum(not future.done() for future in self._running) > 1:
-            next(f for f in self._running if not f.done()).exception()
-        self._running = [f for f in self._running if not f.done()]
+    def _wait_staged(self, most: int) -> None:
+        """Leave at most so many earlier saves running, so that memory holds few states."""
+        running = [saving for saving in self._savings if not saving.result.done()]
+        while len(running) > most:
+            running.pop(0).result.exception()
+        self._savings = [saving for saving in self._savings if not saving.ended.done()]
 
-    def _next_turn(self) -> tuple[Future[None], Future[None]]:
-        before, self._turn = self._turn, Future()
-        return before, self._turn
+    def _begin(self, saving: Saving) -> None:
+        before = self._savings[-1].ended if self._savings else None
+        self._savings.append(saving)
+        name = f"fwstore-save-{saving.request.step}"
+        self._runtime.scheduler.spawn(name, self._finish, saving, before)
 
-    def _skip(self, request: SaveRequest, statistics: SaveStatistics) -> SaveHandle:
-        self._engine.session.coordinator.put(part_key(request.save, self.rank), SKIPPED)
+    def _wait_or_abandon(self, saving: Saving) -> None:
+        try:
+            saving.handle.result()
+        except BaseException:
+            saving.abandoned = True
+            raise
+
+    def _skip(self, saving: Saving) -> SaveHandle:
+        self._engine.session.coordinator.put(part_key(saving.request.save, self.rank), SKIPPED)
         if self._leader is not None:
-            self._engine.session.coordinator.put(outcome_key(request.save), SKIPPED)
-        future: Future[Checkpoint | None] = Future()
-        future.set_result(None)
-        return SaveHandle(request.step, future, statistics)
+            self._engine.session.coordinator.put(outcome_key(saving.request.save), SKIPPED)
+        saving.result.set_result(None)
+        return saving.handle
 
     def _announce_failure(self, save: int, error: BaseException) -> None:
         """Tell the other ranks, so that none waits for this one."""
@@ -211,36 +265,32 @@ class Writer:
         if self._leader is not None:
             self._engine.session.coordinator.put(outcome_key(save), message)
 
-    def _finish(
-        self,
-        request: SaveRequest,
-        prepared: Prepared,
-        statistics: SaveStatistics,
-        started: float,
-        turn: tuple[Future[None], Future[None]],
-    ) -> Checkpoint | None:
-        before, after = turn
+    def _finish(self, saving: Saving, before: Future[None] | None) -> None:
+        """Bring a save to its end in the background, after the one before it."""
         try:
-            before.result()
-            checkpoint = self._write_and_commit(request, prepared, statistics)
-        except BaseException as error:
-            self._remember(request, error)
-            raise
+            if before is not None:
+                before.result()
+            checkpoint = self._write_and_commit(saving)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+            self._remember(saving.request, error)
+            saving.end(None, error)
+        else:
+            if checkpoint is None:
+                self._steps.discard(saving.request.step)
+            saving.statistics.durable_s = self._runtime.clock.monotonic() - saving.started
+            saving.end(checkpoint, None)
+            if self._leader is not None and checkpoint is not None:
+                saving.statistics.bytes_freed = self._leader.after_commit(checkpoint.entry)
         finally:
-            prepared.release()
-            after.set_result(None)
-        if checkpoint is None:
-            self._steps.discard(request.step)
-        statistics.durable_s = self._runtime.clock.monotonic() - started
-        return checkpoint
+            saving.ended.set_result(None)
 
-    def _write_and_commit(
-        self, request: SaveRequest, prepared: Prepared, statistics: SaveStatistics
-    ) -> Checkpoint | None:
-        if self._fenced is not None:
-            raise Fenced(self._fenced.message)
+    def _write_and_commit(self, saving: Saving) -> Checkpoint | None:
+        request, prepared, statistics = saving.request, saving.prepared, saving.statistics
+        if prepared is None:
+            raise InternalError("a save began before it was prepared")
         try:
-            part = self._engine.write(request, prepared, statistics)
+            self._check_fence()
+            part = self._engine.write(request, prepared, statistics, saving.check)
         except BaseException as error:
             self._announce_failure(request.save, error)
             raise
@@ -276,12 +326,6 @@ class Writer:
             self._engine.forget()
         if isinstance(error, Fenced):
             self._fenced = error
-
-
-def _done() -> Future[None]:
-    future: Future[None] = Future()
-    future.set_result(None)
-    return future
 
 
 def _take_totals(statistics: SaveStatistics, totals: Totals) -> None:
