@@ -104,6 +104,14 @@ class Manifest:
         """How many packs the snapshot refers to."""
         return sum(part.packs for part in self.root.pack_tables)
 
+    def leaf(self, number: int) -> Leaf:
+        """Return one leaf by its number in the root.
+
+        Raises:
+            Corrupt: It is not the one that the root names.
+        """
+        return self._leaf(number).leaf
+
     def tensors(self) -> list[TensorInfo]:
         """Return all tensors by stored path, tied ones included."""
         found: list[TensorInfo] = []

@@ -1,0 +1,355 @@
+"""Verification of one run: that everything its checkpoints rest on is there and is what was written.
+
+Invariant: no problem hides another - whatever is wrong with one object, the rest is still checked - and
+what retention or garbage collection took away meanwhile is no problem.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fwstore.base.errors import Corrupt, FwstoreError
+from fwstore.care.logcheck import check_log
+from fwstore.care.packcheck import Damage, Level, PackChecker, PackFindings
+from fwstore.care.problems import Problem, VerifyReport, explain
+from fwstore.care.radius import Selection, tensors_hit
+from fwstore.content.footers import Pack
+from fwstore.content.manifest import Manifest, open_manifest
+from fwstore.content.verified import Origin
+from fwstore.format.blocks import CHUNKS_MAX
+from fwstore.format.leaf import Leaf
+from fwstore.format.paths import display_path
+from fwstore.format.rows import I64, concat_fragments, concat_runs
+from fwstore.format.summary import SnapshotEntry
+from fwstore.log.log import Log
+from fwstore.plan.coverage import check_coverage
+from fwstore.plan.grid import Grid
+from fwstore.plan.mark import KeySet
+
+Progress = Callable[[int, int], None]
+PackId = tuple[str, bytes]
+
+_TENSORS_NAMED = 100
+_SEED_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """How deep a verification goes.
+
+    Attributes:
+        level: "quick" follows the digests from the log to the footer of every pack; "sample" also reads a
+            share of the chunks; "data" reads every byte of every pack.
+        sample: Share of the chunks that "sample" reads, 0 to 1; at least one of every pack.
+        step: Only the checkpoints of this step, without the log; None checks all.
+        progress: Called with bytes of packs checked and, as far as known, to be checked.
+    """
+
+    level: Level = "quick"
+    sample: float = 0.01
+    step: int | None = None
+    progress: Progress | None = None
+
+
+def verify_run(origin: Origin, log: Log, options: VerifyOptions) -> VerifyReport:
+    """Verify a run at the site of its log, once for every object however many checkpoints share it.
+
+    Args:
+        origin: Where its bytes are; only the first store is checked.
+        log: Its log.
+        options: How deep.
+
+    Raises:
+        Unavailable: The store does not answer at all.
+    """
+    return _Verification(origin, log, options).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wound:
+    """Something damaged, and what of a snapshot lies in it.
+
+    Attributes:
+        key: The object.
+        damage: What is wrong with it.
+        selection: Packs and chunks of the snapshot that cannot be read for it.
+        claim: Names damage that several snapshots may suffer from.
+    """
+
+    key: str
+    damage: Damage
+    selection: Selection
+    claim: tuple[PackId, int] | None = None
+
+
+class _Tally:
+    """What was done so far, counted by many threads."""
+
+    def __init__(self, log: Log, progress: Progress | None) -> None:
+        self.objects = self.chunks = self.bytes_read = 0
+        self.expected = 0
+        self._done = 0
+        self._lock = log.runtime.scheduler.lock()
+        self._progress = progress
+
+    def count(self, size: int) -> None:
+        """Count an object that was read whole."""
+        self.objects += 1
+        self.bytes_read += size
+
+    def take(self, pack: Pack, found: PackFindings) -> None:
+        """Count a pack that was checked."""
+        with self._lock:
+            self.objects += 1
+            self.chunks += found.chunks
+            self.bytes_read += found.bytes_read
+            self._done += pack.info.size
+            self.expected -= pack.info.size
+            done, total = self._done, self._done + max(0, self.expected)
+        if self._progress is not None:
+            self._progress(done, total)
+
+
+class _Verification:
+    def __init__(self, origin: Origin, log: Log, options: VerifyOptions) -> None:
+        self._origin = replace(origin, stores=origin.stores[:1])
+        self._log = log
+        self._options = options
+        seed = int(origin.runtime.ids.token(_SEED_BYTES), 16)
+        self._checker = PackChecker(self._origin, options.level, options.sample, seed)
+        self._tally = _Tally(log, options.progress)
+        self._seen = KeySet()
+        self._damaged: dict[PackId, tuple[Damage, ...]] = {}
+        # Damage that no checkpoint was found to suffer from, so far.
+        self._unclaimed: dict[tuple[PackId, int], Damage] = {}
+        self._problems: list[Problem] = []
+        self._checkpoints = 0
+
+    def run(self) -> VerifyReport:
+        entries = self._entries()
+        self._tally.expected = sum(entry.bytes_written for entry in entries)
+        for entry in entries:
+            self._check_snapshot(entry)
+        for ((key, _), _), damage in self._unclaimed.items():
+            self._add_damage(None, key, damage, "; no checkpoint on offer suffers from it")
+        return VerifyReport(
+            checkpoints=self._checkpoints,
+            objects=self._tally.objects,
+            chunks=self._tally.chunks,
+            bytes_read=self._tally.bytes_read,
+            problems=tuple(self._problems),
+        )
+
+    def _entries(self) -> list[SnapshotEntry]:
+        """Return the snapshots to be checked; check the log that leads to them."""
+        step, failure = self._options.step, None
+        try:
+            self._log.refresh()
+        except Corrupt as error:
+            failure = error
+        fold = self._log.fold
+        if step is None:
+            found = check_log(self._log, fold.seq if failure is None else None)
+            self._tally.objects += found.objects
+            self._problems += found.problems
+        if failure is not None and not self._problems:
+            self._add(None, self._log.keys.log, failure)
+        entries = [fold.entries[name] for name in fold.roots()]
+        return [entry for entry in entries if step in (None, entry.step)]
+
+    def _check_snapshot(self, entry: SnapshotEntry) -> None:
+        before, known = len(self._problems), dict(self._unclaimed)
+        self._tally.expected -= entry.bytes_written
+        try:
+            manifest = self._open(entry)
+        except FwstoreError as error:
+            self._add(entry, self._log.keys.root(entry.id), error, "; nothing of it can be loaded")
+        else:
+            self._check_manifest(entry, manifest)
+        news = len(self._problems) > before or self._unclaimed != known
+        if news and not self._is_root(entry):
+            # It was given up while it was looked at: what is missing is missing rightly.
+            del self._problems[before:]
+            self._unclaimed = known
+            return
+        self._checkpoints += 1
+
+    def _open(self, entry: SnapshotEntry) -> Manifest:
+        self._tally.count(entry.root.size)
+        digest = bytes.fromhex(entry.root.digest)
+        return open_manifest(self._origin, self._log.keys, entry.id, digest)
+
+    def _is_root(self, entry: SnapshotEntry) -> bool:
+        try:
+            return entry.id in self._log.refresh().roots()
+        except Corrupt:
+            # What was appended meanwhile cannot be read; then the log still offers what it offered.
+            return True
+
+    def _check_manifest(self, entry: SnapshotEntry, manifest: Manifest) -> None:
+        leaves = self._check_leaves(entry, manifest)
+        chunks = np.zeros(manifest.pack_count, np.int64)
+        wounds: list[_Wound] = []
+        for number, part in enumerate(manifest.root.pack_tables):
+            self._tally.count(part.size)
+            numbers = range(part.first_pack, part.first_pack + part.packs)
+            try:
+                packs = manifest.packs(numbers)
+            except FwstoreError as error:
+                key = self._log.keys.pack_table(entry.id, number)
+                damage = Damage(*explain(error, key, self._log.store.url), None)
+                wounds.append(_Wound(key, damage, dict.fromkeys(numbers)))
+                chunks[numbers.start : numbers.stop] = CHUNKS_MAX
+                continue
+            chunks[numbers.start : numbers.stop] = [pack.info.chunks for pack in packs.values()]
+            wounds += self._check_packs(packs)
+        if len(leaves) == len(manifest.root.leaves):
+            # Otherwise a tensor may go on in the leaf that is lost, which has been reported.
+            self._check_rows(entry, manifest, chunks)
+        self._report(entry, wounds, (manifest.leaf(number) for number in leaves))
+
+    def _check_leaves(self, entry: SnapshotEntry, manifest: Manifest) -> list[int]:
+        """Return the numbers of the leaves that are what was written."""
+        refs = manifest.root.leaves
+
+        def attempt(number: int) -> FwstoreError | None:
+            try:
+                manifest.leaf(number)
+            except FwstoreError as error:
+                return error
+            return None
+
+        errors = self._origin.runtime.scheduler.map(attempt, range(len(refs)))
+        for number, (ref, error) in enumerate(zip(refs, errors, strict=True)):
+            self._tally.count(ref.size)
+            if error is not None:
+                first, end = display_path(ref.first_path), display_path(ref.last_path)
+                lost = f"; its {ref.tensors} tensors from {first} to {end} cannot be loaded"
+                self._add(entry, self._log.keys.leaf(entry.id, number), error, lost)
+        return [number for number, error in enumerate(errors) if error is None]
+
+    def _check_rows(self, entry: SnapshotEntry, manifest: Manifest, chunks: I64) -> None:
+        """Check that the leaves cover their tensors with chunks that the packs have."""
+        for leaf in _whole_tensors(manifest):
+            try:
+                _check_leaf(leaf, chunks)
+            except FwstoreError as error:
+                self._add(entry, self._log.keys.root(entry.id), error)
+
+    def _check_packs(self, packs: Mapping[int, Pack]) -> list[_Wound]:
+        """Check the packs that no earlier snapshot had; return the damage that any of these has."""
+        names = [f"{pack.key} {pack.info.footer_digest.hex()}" for pack in packs.values()]
+        seen = self._seen.contains(names).tolist()
+        self._seen.add(names)
+        fresh = [pack for pack, old in zip(packs.values(), seen, strict=True) if not old]
+        self._tally.expected += sum(pack.info.size for pack in fresh)
+        checked = self._origin.runtime.scheduler.map(self._check_pack, fresh)
+        for pack, found in zip(fresh, checked, strict=True):
+            if found:
+                self._damaged[_id(pack)] = found
+                self._unclaimed |= {(_id(pack), n): damage for n, damage in enumerate(found)}
+        return [
+            _Wound(pack.key, damage, {number: damage.chunks}, (_id(pack), n))
+            for number, pack in packs.items()
+            for n, damage in enumerate(self._damaged.get(_id(pack), ()))
+        ]
+
+    def _check_pack(self, pack: Pack) -> tuple[Damage, ...]:
+        found = self._checker.check(pack)
+        self._tally.take(pack, found)
+        return found.damage
+
+    def _report(
+        self, entry: SnapshotEntry, wounds: Sequence[_Wound], leaves: Iterable[Leaf]
+    ) -> None:
+        if not wounds:
+            return
+        selections = [wound.selection for wound in wounds]
+        for wound, tensors in zip(wounds, tensors_hit(leaves, selections), strict=True):
+            if wound.claim is None and not tensors:
+                self._add_damage(entry, wound.key, wound.damage)
+            if wound.claim is not None and tensors:
+                self._unclaimed.pop(wound.claim, None)
+            for name in tensors[:_TENSORS_NAMED]:
+                self._add_damage(entry, wound.key, wound.damage, tensor=name)
+            if len(tensors) > _TENSORS_NAMED:
+                rest = f"; {len(tensors) - _TENSORS_NAMED} more tensors are hit"
+                self._add_damage(entry, wound.key, wound.damage, rest)
+
+    def _add(
+        self, entry: SnapshotEntry | None, key: str, error: FwstoreError, more: str = ""
+    ) -> None:
+        self._add_damage(entry, key, Damage(*explain(error, key, self._log.store.url), None), more)
+
+    def _add_damage(
+        self,
+        entry: SnapshotEntry | None,
+        key: str,
+        damage: Damage,
+        more: str = "",
+        *,
+        tensor: str | None = None,
+    ) -> None:
+        self._problems.append(
+            Problem(
+                run=self._log.keys.name,
+                step=None if entry is None else entry.step,
+                key=key,
+                tensor=tensor,
+                message=damage.message + more,
+                code=damage.code,
+            )
+        )
+
+
+def _id(pack: Pack) -> PackId:
+    return pack.key, pack.info.footer_digest
+
+
+def _whole_tensors(manifest: Manifest) -> Iterator[Leaf]:
+    """Yield the leaves, those of one tensor that fills several joined."""
+    numbers = range(len(manifest.root.leaves))
+    refs = manifest.root.leaves
+    for _, group in itertools.groupby(numbers, lambda number: refs[number].first_tensor):
+        leaves = [manifest.leaf(number) for number in group]
+        yield Leaf(
+            leaves[0].first_tensor,
+            leaves[0].tensors,
+            concat_runs([leaf.runs for leaf in leaves]),
+            concat_fragments([leaf.fragments for leaf in leaves]),
+        )
+
+
+def _check_leaf(leaf: Leaf, chunks: I64) -> None:
+    """Check that rows name chunks that packs have, and hold every element once.
+
+    Raises:
+        Corrupt: Some do not; the tensor is named.
+    """
+    ends = [
+        (leaf.runs.tensor, leaf.runs.pack, leaf.runs.first_chunk + leaf.runs.count),
+        (leaf.fragments.tensor, leaf.fragments.pack, leaf.fragments.chunk.astype(np.int64) + 1),
+    ]
+
+    def name(number: int) -> str:
+        return f"tensor {display_path(leaf.tensors[number - leaf.first_tensor].path)}"
+
+    for tensor, pack, end in ends:
+        beyond = pack >= len(chunks)
+        beyond |= end > chunks[np.where(beyond, 0, pack)] if len(chunks) else beyond
+        if bool(beyond.any()):
+            row = int(np.argmax(beyond))
+            raise Corrupt(
+                f"{name(int(tensor[row]))} lies in chunk {int(end[row]) - 1} of pack {pack[row]}, which "
+                "is not there"
+            )
+    # Tied and empty tensors have no chunks of their own.
+    grids = [
+        None if info.alias is not None or 0 in info.shape else Grid(info.shape, info.cells)
+        for info in leaf.tensors
+    ]
+    check_coverage(grids, leaf.runs, leaf.fragments, first_tensor=leaf.first_tensor, name=name)
