@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import (
     LoadPlan,
     SavePlan,
+    SavePlanner,
     TensorWriteData,
     WriteItem,
     WriteItemType,
@@ -40,11 +41,15 @@ from torch.distributed.checkpoint.state_dict_loader import (
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 import fwstore
 from fwstore import Conflict, InvalidInput, NotFound, UnsupportedValue
 from fwstore_torch.storage_reader import StorageReader
 from fwstore_torch.storage_writer import StorageWriter
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +156,29 @@ def test_replaced_checkpoints_do_not_pile_up(place: str) -> None:
         save({"a": torch.randn(1 << 18), "n": value}, place)
     assert stored_bytes(Path(place)) < 2.5 * (4 << 18)
     assert load({"n": -1}, place) == {"n": 5}
+
+
+def test_until_the_commit_readers_see_the_older_one(place: str) -> None:
+    save({"a": torch.ones(2), "b": 1}, place)
+    seen = []
+
+    class Watched(StorageWriter):
+        def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+            seen.append(load({"a": torch.zeros(2), "b": 0}, place))
+            written = super().write_data(plan, planner)
+            seen.append(load({"a": torch.zeros(2), "b": 0}, place))
+            return written
+
+        def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+            super().finish(metadata, results)
+            seen.append(load({"a": torch.zeros(2), "b": 0}, place))
+
+    dcp_save({"a": torch.full((2,), 2.0), "b": 2}, storage_writer=Watched(place))
+    assert [(state["a"].tolist(), state["b"]) for state in seen] == [
+        ([1.0, 1.0], 1),
+        ([1.0, 1.0], 1),
+        ([2.0, 2.0], 2),
+    ]
 
 
 def test_a_reader_ends_what_was_replaced_while_it_read(place: str) -> None:
@@ -327,6 +355,21 @@ def test_another_store() -> None:
     place = "memory://dcp-test"
     save({"a": torch.ones(2)}, place)
     assert load({"a": torch.zeros(2)}, place)["a"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.s3
+def test_an_object_store(s3_bucket: str) -> None:
+    root = f"s3://{s3_bucket}/job"
+    for step in (1, 2):
+        dcp_save(
+            {"a": torch.full((2,), float(step))},
+            checkpoint_id=f"{root}/step-{step}",
+            storage_writer=StorageWriter(repository=root),
+        )
+    assert load({"a": torch.zeros(2)}, f"{root}#checkpoint@1")["a"].tolist() == [1.0, 1.0]
+    save({"a": torch.ones(2)}, f"{root}/alone")
+    save({"a": torch.zeros(2)}, f"{root}/alone")
+    assert load({"a": torch.ones(2)}, f"{root}/alone")["a"].tolist() == [0.0, 0.0]
 
 
 def test_the_native_door_reads_what_dcp_wrote(place: str) -> None:
