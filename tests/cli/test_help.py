@@ -93,9 +93,17 @@ def test_completion_knows_the_commands(
     assert capsys.readouterr().out.split() == ["inspect"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["bogus"], ["ls", "--bogus"], ["pin", "a@1"], ["show"]])
-def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["bogus"], ["ls", "--bogus"], ["pin", "a@1"], ["show"]])
+def test_wrong_arguments_exit_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(arguments) == ExitCode.USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    assert "inspect" in capsys.readouterr().out
 
 
 def test_a_command_without_a_repository_says_how_to_name_one(

@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict_saver import save
 
 import fwstore
 from fwstore_cli.exits import ExitCode
@@ -118,9 +118,7 @@ def test_torch_files_go_in(command: Command, repository: str, tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_dcp_directories_go_in(command: Command, repository: str, tmp_path: Path) -> None:
     weight = torch.randn(40, 50)
-    dcp.save(
-        {"model": {"w": weight}, "steps": [1, 2]}, checkpoint_id=tmp_path / "dcp", no_dist=True
-    )
+    save({"model": {"w": weight}, "steps": [1, 2]}, checkpoint_id=tmp_path / "dcp", no_dist=True)
     assert command("import", tmp_path / "dcp", "new").code == 0
     state = _load(repository, "new")
     assert torch.equal(state["model"]["w"], weight)
@@ -153,7 +151,7 @@ def test_a_file_that_fails_midway_leaves_nothing_visible(
 ) -> None:
     dcp_folder = tmp_path / "dcp"
     with pytest.warns(UserWarning, match="torch.distributed"):
-        dcp.save({"a": torch.ones(10), "b": torch.ones(10)}, checkpoint_id=dcp_folder, no_dist=True)
+        save({"a": torch.ones(10), "b": torch.ones(10)}, checkpoint_id=dcp_folder, no_dist=True)
     (data,) = dcp_folder.glob("*.distcp")
     content = bytearray(data.read_bytes())
     content[content.rindex(b"PK\x03\x04")] ^= 0xFF

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from fwstore import Corrupt, FwstoreError, InvalidInput, NotFound, UnsupportedValue
 from fwstore_migrate.states import open_foreign
@@ -31,7 +31,7 @@ def _state() -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    dcp.save(_state(), checkpoint_id=tmp_path / "dcp", no_dist=True)
+    save(_state(), checkpoint_id=tmp_path / "dcp", no_dist=True)
     return tmp_path / "dcp"
 
 
@@ -60,7 +60,7 @@ def test_names_can_be_skipped(folder: Path) -> None:
 
 _SHARDED = """
 import sys, torch, torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 folder, meeting, rank = sys.argv[1:]
@@ -71,7 +71,7 @@ state = {
     "columns": distribute_tensor(torch.arange(35.0).reshape(7, 5), mesh, [Shard(1)]),
     "replicated": torch.arange(4.0),
 }
-dcp.save(state, checkpoint_id=folder)
+save(state, checkpoint_id=folder)
 dist.destroy_process_group()
 """
 
@@ -112,7 +112,7 @@ def test_code_in_a_value_is_refused_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dcp.save({"a": _Evil()}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    save({"a": _Evil()}, checkpoint_id=tmp_path / "dcp", no_dist=True)
     with pytest.raises(UnsupportedValue, match="system"):
         open_foreign(tmp_path / "dcp")
     assert not (tmp_path / "executed").exists()

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_tensor(
 
 
 def test_plain_values_keep_their_types(tmp_path: Path) -> None:
-    value = {
+    value: dict[Any, Any] = {
         "none": None,
         "numbers": [1, -(10**30), 2.5, 1 + 2j, True],
         "text": ("ä", b"\x00\xff", bytearray(b"ab")),

@@ -34,7 +34,6 @@ def make_app() -> typer.Typer:
         name="fwstore",
         help="Checkpoints of training runs in an object store.",
         epilog=f"Exit codes:\n\n{codes}",
-        no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     debug = _DEBUG in arguments
     # The option means the same wherever it stands, as people add it to the end of a line that failed.
-    words = [word for word in arguments if word != _DEBUG]
+    words = [word for word in arguments if word != _DEBUG] or ["--help"]
     program = typer.main.get_command(make_app())
     try:
         return int(program.main(words, prog_name="fwstore", standalone_mode=False) or ExitCode.OK)
@@ -88,8 +87,8 @@ def run(arguments: Sequence[str]) -> int:
         # Shell completion ends this way.
         return int(done.code or ExitCode.OK)
     except typer.TyperException as error:
-        error.show()
-        return error.exit_code
+        message = f"{error.format_message()} (see `fwstore --help`)"
+        return _fail("usage", message, ExitCode.USAGE, words)
     except BrokenPipeError:
         # The reader of our output left, as `head` does; what is still buffered must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

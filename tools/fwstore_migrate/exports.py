@@ -194,7 +194,7 @@ class _Writer:
         for name in names:
             tensor = self.tensors[name]
             for box in plan_boxes(tensor.shape, itemsize(tensor.dtype), COPY_BYTES * 4):
-                file.write(memoryview(tensor.read_raw(box)))
+                file.write(tensor.read_raw(box).data)
                 self.advance(box.volume * itemsize(tensor.dtype))
         _sync(file)
 

@@ -246,7 +246,7 @@ class FileTensor(FileSource):
     def _gather(self, offset: int, strides: tuple[int, ...], out: NDArray[Any]) -> None:
         """Read along the widest stride until what is left lies close together."""
         if out.flags.c_contiguous and strides == contiguous_strides(out.shape):
-            view = memoryview(out.reshape(-1).view(np.uint8))
+            view = out.reshape(-1).view(np.uint8).data
             self.source.read_into(offset * out.itemsize, view)
             return
         span = _dot([size - 1 for size in out.shape], strides) + 1

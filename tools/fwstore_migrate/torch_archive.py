@@ -62,7 +62,7 @@ def open_archive(source: FileRange) -> TorchArchive:
             "loaded and saved once by a newer torch"
         )
     try:
-        with zipfile.ZipFile(RangeReader(source, DIRECTORY_BYTES_MAX)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(RangeReader(source, DIRECTORY_BYTES_MAX)) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
         raise Corrupt(f"{source.name} is not a complete zip archive: {error}") from error

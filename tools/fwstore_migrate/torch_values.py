@@ -297,8 +297,8 @@ def _numpy_dtype(built: Any) -> np.dtype[Any]:
     code = built.arguments[0]
     if not isinstance(code, str) or code.strip("<>|=") not in _NUMPY_CODES:
         raise ValueError(f"its dtype {str(code)[:40]!r} is not a plain number")
-    order = built.state[1] if isinstance(built.state, tuple) else "="
-    return np.dtype(code).newbyteorder(order if order in ("<", ">") else "=")
+    big = isinstance(built.state, tuple) and built.state[1] == ">"
+    return np.dtype(code).newbyteorder(">" if big else "<")
 
 
 _NUMPY_CODES = frozenset(
