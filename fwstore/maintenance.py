@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from fwstore.base.errors import NotFound
 from fwstore.care.gc import GcOptions, GcReport, collect
+from fwstore.care.problems import VerifyReport, join_reports
+from fwstore.care.verify import VerifyOptions, verify_run
 from fwstore.checkpoint.access import Access
 from fwstore.log.lineage import all_generations, read_lineage
 from fwstore.plan.mark import Garbage
@@ -86,6 +88,18 @@ def collect_all(
     return CollectionReport(
         dry_run=dry_run, actions=tuple(actions), bytes_freed=freed, bytes_kept=kept
     )
+
+
+def verify_all(
+    repository: Repository, names: Sequence[str] | None, options: VerifyOptions
+) -> VerifyReport:
+    """Verify some runs, or all with all their generations.
+
+    Raises:
+        NotFound: A run that was named does not exist.
+    """
+    accesses = lineages(repository, names)
+    return join_reports(verify_run(access.origin, access.log, options) for access in accesses)
 
 
 def lineages(repository: Repository, names: Sequence[str] | None) -> Iterable[Access]:

@@ -15,6 +15,9 @@ from typing import Self
 from fwstore.base.config import Limits
 from fwstore.base.errors import FwstoreError, InvalidInput, NotFound
 from fwstore.care.gc import GcOptions, collect
+from fwstore.care.packcheck import Level
+from fwstore.care.problems import VerifyReport
+from fwstore.care.verify import VerifyOptions
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.adapter import default_adapters
 from fwstore.checkpoint.references import Reference
@@ -30,7 +33,7 @@ from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site, create_site, open_site
 from fwstore.log.terms import Candidate, Term, take_term
-from fwstore.maintenance import CollectionReport, Progress, collect_all
+from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_all
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep
 from fwstore.run import Run
@@ -164,6 +167,32 @@ class Repository:
             )
 
         return collect_all(self, None if run is None else [run], options, progress)
+
+    def verify(
+        self,
+        *,
+        run: str | None = None,
+        step: int | None = None,
+        level: Level = "quick",
+        sample: float = 0.01,
+        progress: Progress | None = None,
+    ) -> VerifyReport:
+        """Check that what was written can be read, and report everything that is wrong.
+
+        Args:
+            run: Only this run; None takes all.
+            step: Only the checkpoints of this step.
+            level: "quick" follows the digests from the log to the footer of every pack; "sample" also reads
+                a share of the chunks; "data" reads every byte.
+            sample: The share that "sample" reads, 0 to 1.
+            progress: Called with bytes of packs checked and, as far as known, to be checked.
+
+        Raises:
+            NotFound: The run or the repository does not exist.
+        """
+        self._site()
+        options = VerifyOptions(level=level, sample=sample, step=step, progress=progress)
+        return verify_all(self, None if run is None else [run], options)
 
     def doctor(self, *, racers: int = 32) -> ProbeReport:
         """Probe whether the store keeps the promises that fwstore rests on; writes a few small objects."""
