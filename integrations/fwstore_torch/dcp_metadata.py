@@ -195,9 +195,20 @@ def read_names(checkpoint: Checkpoint, notes: Notes) -> Names:
     """Return the names of a checkpoint, as DCP saved them or as DCP would give them."""
     state = checkpoint.state()
     if notes.derived:
+        _add_slots(state, checkpoint.tensors)
         return name_leaves(state)
     leaves = {name: Leaf(tuple(path), _at(state, path)) for name, path in notes.paths.items()}
     return Names(leaves, {})
+
+
+def _add_slots(state: Any, paths: Iterable[Any]) -> None:
+    """Add the tensors that rank 0, which gives the plain state, knew nothing of."""
+    for path in paths:
+        parent = state
+        for key in path[:-1]:
+            parent = parent.setdefault(key, {}) if isinstance(parent, dict) else parent[key]
+        if isinstance(parent, dict):
+            parent.setdefault(path[-1], TensorSlot("torch"))
 
 
 def _at(state: Any, path: ObjectPath) -> Any:

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.futures import Future
 
+import fwstore
 from fwstore_torch.storage_reader import StorageReader
 from fwstore_torch.storage_writer import StorageWriter
 
@@ -144,6 +145,12 @@ def save_in_a_process(rank: int, world_size: int, port: int, path: str) -> None:
     save_in_background(rank, world_size, path, AsyncCheckpointerType.PROCESS)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def save_stages(rank: int, world_size: int, path: str) -> None:
+    """Save through fwstore's own door, every rank a tensor that no other rank knows."""
+    with fwstore.open(path) as repository, repository.run("stages").writer() as writer:
+        writer.save(5, {"stage": {f"w{rank}": torch.full((2,), float(rank))}, "n": 7}).result()
 
 
 def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 from torch.multiprocessing.spawn import spawn
 
@@ -15,7 +17,11 @@ from fwstore_torch.storage_reader import StorageReader
 from support import torch_dcp
 from support.ranks import run_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.dist,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:torch.distributed is"),
+]
 
 
 def test_save_refuse_replace_and_load_on_other_worlds(tmp_path: Path) -> None:
@@ -61,6 +67,14 @@ def test_async_save_in_a_process(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     spawn(torch_dcp.save_in_a_process, (1, port, str(tmp_path)))  # type: ignore[no-untyped-call]  # torch's
+
+
+def test_dcp_loads_tensors_that_only_other_ranks_saved_natively(tmp_path: Path) -> None:
+    run_ranks(2, torch_dcp.save_stages, str(tmp_path))
+    found: Any = _load_state_dict_from_keys(storage_reader=StorageReader(f"{tmp_path}#stages@5"))
+    assert found["stage"]["w0"].tolist() == [0.0, 0.0]
+    assert found["stage"]["w1"].tolist() == [1.0, 1.0]
+    assert found["n"] == 7
 
 
 def test_fsdp_resumes_on_another_world(tmp_path: Path) -> None:
