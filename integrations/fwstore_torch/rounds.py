@@ -20,7 +20,6 @@ from typing import Literal
 import msgspec
 
 from fwstore import Coordinator, FwstoreError
-from fwstore.base.clock import Clock
 
 Reason = Literal["stop", "due"]
 
@@ -66,20 +65,20 @@ class Rounds:
 
     Args:
         coordinator: Reaches the other ranks.
-        clock: Paces the watcher and ends the waits.
         patience_s: Longest wait for the others in one round.
+        monotonic: The clock that ends waits.
         is_due: Asked on the leader whether a timed save is due.
     """
 
     def __init__(
         self,
         coordinator: Coordinator,
-        clock: Clock,
         patience_s: float,
+        monotonic: Callable[[], float],
         is_due: Callable[[], bool] = lambda: False,
     ) -> None:
         self._coordinator = coordinator
-        self._clock = clock
+        self._monotonic = monotonic
         self._patience_s = patience_s
         self._is_due = is_due
         self._changed = threading.Condition()
@@ -114,7 +113,7 @@ class Rounds:
         with self._changed:
             self._step = step
             while (current := self._round) is not None and current.answer < step:
-                left = current.deadline - self._clock.monotonic()
+                left = current.deadline - self._monotonic()
                 if left <= 0:
                     self._decide(current, -1)
                 else:
@@ -132,12 +131,12 @@ class Rounds:
     def farewell(self, patience_s: float) -> None:
         """Tell that this rank is done; the leader, in whose process the messages may live, leaves last."""
         here = self._coordinator
-        deadline = self._clock.monotonic() + patience_s
+        deadline = self._monotonic() + patience_s
         try:
             here.put(f"saver/bye/{here.rank}", b"")
             for rank in range(here.world_size if here.rank == 0 else 0):
-                while here.poll(f"saver/bye/{rank}") is None and self._clock.monotonic() < deadline:
-                    self._clock.sleep(0.02)
+                while here.poll(f"saver/bye/{rank}") is None and self._monotonic() < deadline:
+                    self._closing.wait(0.02)
         except FwstoreError as error:
             _log.debug("taking leave of ranks that are gone: %s", error)
 
@@ -177,7 +176,7 @@ class Rounds:
             return None
         opened = msgspec.msgpack.decode(message, type=_Opened)
         with self._changed:
-            deadline = self._clock.monotonic() + self._patience_s
+            deadline = self._monotonic() + self._patience_s
             current = self._round = _Round(opened, self._step, deadline)
             self._stopping = self._stopping or opened.reason == "stop"
         answer = str(current.answer).encode()
@@ -188,7 +187,7 @@ class Rounds:
         if self._coordinator.rank == 0:
             self._lead_round(current)
         decided = self._coordinator.poll(f"saver/{self._number}/step")
-        late = self._clock.monotonic() > current.deadline
+        late = self._monotonic() > current.deadline
         if decided is not None or late:
             with self._changed:
                 # The training thread may have given the round up meanwhile.
@@ -203,7 +202,7 @@ class Rounds:
         for rank in range(self._coordinator.world_size):
             answer = self._coordinator.poll(f"{prefix}/at/{rank}")
             if answer is None:
-                if self._clock.monotonic() > current.deadline:
+                if self._monotonic() > current.deadline:
                     self._coordinator.put(f"{prefix}/step", b"-1")
                 return
             answers.append(int(answer))

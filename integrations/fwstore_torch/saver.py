@@ -6,13 +6,13 @@ complete, on all ranks or on none. A failed save, a stop signal or a dead rank n
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from fwstore import Checkpoint, FwstoreError, InvalidInput, Run, SaveHandle, Unavailable, Writer
-from fwstore.base.clock import Clock, SystemClock
 from fwstore_torch.failures import FailureLimit, SaveFailedWarning
 from fwstore_torch.options import SaverOptions, make_settings
 from fwstore_torch.parts import make_parts
@@ -67,17 +67,16 @@ class Saver:
         self._frozen = dict(frozen or {})
         if clash := sorted(self._frozen.keys() & parts.keys()):
             raise InvalidInput(f"{clash} are both parts and frozen references")
-        self._clock: Clock = SystemClock()
         self._limit = FailureLimit(
             self._settings.options["max_failures"],
             self._settings.max_unsaved_s,
-            self._clock.monotonic,
+            time.monotonic,
         )
         self._writer: Writer | None = None
         self._rounds: Rounds | None = None
         self._signals: SignalWatch | None = None
         self._handle: SaveHandle | None = None
-        self._saved_at = self._clock.monotonic()
+        self._saved_at = time.monotonic()
         self._next = 0
         self._last: int | None = None
         self._in_steps = False
@@ -126,7 +125,7 @@ class Saver:
             coordinator=options["coordinator"],
         )
         self._rounds = Rounds(
-            writer.coordinator, self._clock, self._settings.grace_s, self._is_timed_save_due
+            writer.coordinator, self._settings.grace_s, time.monotonic, self._is_timed_save_due
         )
         self._signals = SignalWatch(options["signals"], self._rounds.ask_stop)
         if writer.base is not None:
@@ -238,12 +237,12 @@ class Saver:
             self.close()
         elif not self._closed:
             # Another rank may be gone: what is under way gets the grace time and not a commit's deadline.
-            self._wait_saved(self._clock.monotonic() + self._settings.grace_s)
+            self._wait_saved(time.monotonic() + self._settings.grace_s)
             self._let_go(patience_s=0.0)
 
     def _is_timed_save_due(self) -> bool:
         every_s = self._settings.every_s
-        return every_s > 0 and self._clock.monotonic() - self._saved_at >= every_s
+        return every_s > 0 and time.monotonic() - self._saved_at >= every_s
 
     def _try_save(
         self,
@@ -264,7 +263,7 @@ class Saver:
     def _save(
         self, step: int, metrics: Mapping[str, float] | None, position: Any, *, on_busy: Any
     ) -> SaveHandle:
-        self._saved_at = self._clock.monotonic()
+        self._saved_at = time.monotonic()
         handle = self.writer.save(
             step,
             self._state(),
@@ -298,7 +297,7 @@ class Saver:
         """Make the stop durable within the grace time and end the loop."""
         saved = self._wait_saved(stop.deadline) and handle is not None
         self._stopped = StopTraining(step, saved=saved, number=stop.signal)
-        left = max(0.0, stop.deadline - self._clock.monotonic())
+        left = max(0.0, stop.deadline - time.monotonic())
         self._let_go(patience_s=min(left, _FAREWELL_S))
         if not self._in_steps:
             raise self._stopped
@@ -308,7 +307,7 @@ class Saver:
         if self._handle is None:
             return False
         try:
-            left = max(0.0, deadline - self._clock.monotonic())
+            left = max(0.0, deadline - time.monotonic())
             return self._handle.result(timeout=left) is not None
         except FwstoreError as error:
             message = f"leaving without the save of step {self._handle.step}: {error}"

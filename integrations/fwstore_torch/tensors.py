@@ -16,17 +16,37 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from fwstore import Box, ForeignValue, InvalidInput, Piece, Shard, UnsupportedValue, raw_dtype
-from fwstore.format.dtypes import ITEMSIZE
+from fwstore import (
+    Box,
+    ForeignValue,
+    InvalidInput,
+    Piece,
+    Shard,
+    Unsupported,
+    UnsupportedValue,
+    itemsize,
+    raw_dtype,
+)
 from fwstore_torch.device import DeviceTensor, raw_view
 from fwstore_torch.layouts import layout_of
 
 _LAZY = (UninitializedParameter, UninitializedBuffer)
 
-DTYPES: dict[str, torch.dtype] = {
-    name: dtype for name in ITEMSIZE if (dtype := torch.__dict__.get(name)) is not None
+
+def _is_stored(name: str) -> bool:
+    try:
+        itemsize(name)
+    except Unsupported:
+        return False
+    return True
+
+
+NAMES: dict[torch.dtype, str] = {
+    dtype: name
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype) and _is_stored(name := str(dtype).removeprefix("torch."))
 }
-NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in NAMES.items()}
 
 
 class TorchAdapter:

@@ -34,10 +34,10 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int = 0) -> 
 
 def transfer(source: Part, target: Part, *, strict: bool = True) -> None:
     """Save one part and load it into another, by way of the stored form of the plain state."""
-    skeleton, tensors = flatten(source.state())
-    every = {p: tensors[s.alias or p].clone() for p, s in tensor_slots(skeleton)}
+    skeleton, tensors = flatten({"part": source.state()})
+    every = {p[1:]: tensors[s.alias or p].clone() for p, s in tensor_slots(skeleton)}
     described = {p: SavedTensor(t.dtype, tuple(t.shape)) for p, t in every.items()}
-    saved = SavedPart("part", decode_state(encode_state(skeleton)), described, strict)
+    saved = SavedPart("part", decode_state(encode_state(skeleton))["part"], described, strict)
     wanted = target.destination(saved)
     shown, destinations = flatten(wanted)
     for path, _ in tensor_slots(shown):
@@ -224,6 +224,25 @@ def test_schedulers_scalers_and_averages_come_back() -> None:
         transfer(here[name], there[name])
         assert same(here[name].state(), there[name].state()), name
     assert target["scheduler"].get_last_lr() == source["scheduler"].get_last_lr()
+
+
+def test_ties_within_a_part_are_tied_again() -> None:
+    class Average:
+        def __init__(self, **state: Any) -> None:
+            self.state = state
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.state
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.state = state_dict
+
+    weight = torch.rand(3)
+    source, target = Average(a=weight, b=[weight], kind=torch.float16), Average()
+    transfer(make_parts({"x": source})[0]["x"], make_parts({"x": target})[0]["x"])
+    assert target.state["kind"] is torch.float16
+    assert target.state["a"] is target.state["b"][0]
+    assert torch.equal(target.state["a"], weight)
 
 
 @pytest.mark.parametrize(

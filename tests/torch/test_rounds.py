@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from fwstore.base.clock import SystemClock
 from fwstore_torch.rounds import Decision, Rounds
 
 PATIENCE_S = 30.0
@@ -28,11 +27,10 @@ class Shared:
         self._values.pop(key, None)
 
 
-class ManualClock(SystemClock):
-    def __init__(self) -> None:
-        self.now = 0.0
+class ManualClock:
+    now = 0.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
@@ -44,7 +42,7 @@ class Job:
         values: dict[str, bytes] = {}
         self.due = due or []
         self.ranks = [
-            Rounds(Shared(values, rank, len(steps)), self.clock, PATIENCE_S, self.is_due)
+            Rounds(Shared(values, rank, len(steps)), PATIENCE_S, self.clock, self.is_due)
             for rank in range(len(steps))
         ]
         for rank, step in zip(self.ranks, steps, strict=True):
@@ -120,7 +118,7 @@ def test_a_rank_that_is_ahead_waits_no_longer_than_the_deadline() -> None:
 
 
 def test_one_rank_needs_no_thread() -> None:
-    rounds = Rounds(Shared({}, 0, 1), SystemClock(), PATIENCE_S)
+    rounds = Rounds(Shared({}, 0, 1), PATIENCE_S, ManualClock())
     rounds.begin(-1)
     assert rounds.arrive(0) == []
     rounds.ask_stop(15)
