@@ -14,8 +14,8 @@ from fwstore.format.canonical import (
     Text,
     Token,
     Uuid,
-    decode_canonical,
-    encode_canonical,
+    decode_checked,
+    encode_checked,
 )
 from fwstore.format.keys import LineageKeys
 
@@ -58,7 +58,7 @@ def closed_key(keys: LineageKeys) -> str:
 
 def encode_lineage(lineage: Lineage | NameClaim) -> bytes:
     """Return the stored form."""
-    return encode_canonical(lineage)
+    return encode_checked(lineage)
 
 
 def parse_lineage(encoded: bytes, what: str) -> Lineage:
@@ -67,7 +67,7 @@ def parse_lineage(encoded: bytes, what: str) -> Lineage:
     Raises:
         Corrupt: The bytes are not a lineage object.
     """
-    return decode_canonical(encoded, Lineage, what)
+    return decode_checked(encoded, Lineage, what)
 
 
 def parse_claim(encoded: bytes, what: str) -> NameClaim:
@@ -76,4 +76,4 @@ def parse_claim(encoded: bytes, what: str) -> NameClaim:
     Raises:
         Corrupt: The bytes are not a claim.
     """
-    return decode_canonical(encoded, NameClaim, what)
+    return decode_checked(encoded, NameClaim, what)

@@ -21,10 +21,10 @@ from fwstore.format.canonical import (
     Text,
     Token,
     Uuid,
-    canonical_bytes,
-    decode_canonical,
-    encode_canonical,
-    peek_canonical,
+    checked_bytes,
+    decode_checked,
+    encode_checked,
+    peek_checked,
 )
 from fwstore.format.groups import GroupRange, check_ranges
 from fwstore.format.keys import parse_snapshot_id
@@ -241,7 +241,7 @@ def encode_record(record: Record) -> bytes:
         InvalidInput: Some value has no stored form.
         LimitExceeded: It is longer than a slot may be.
     """
-    encoded = encode_canonical(record)
+    encoded = encode_checked(record)
     if len(encoded) >= RECORD_BYTES_MAX:
         raise LimitExceeded(
             f"a {record.kind} record of {len(encoded)} bytes does not fit a slot of {RECORD_BYTES_MAX}; "
@@ -268,7 +268,7 @@ def parse_record(encoded: bytes, what: str) -> Record:
     if len(encoded) >= RECORD_BYTES_MAX:
         raise Corrupt(f"{what} has {len(encoded)} bytes; a record has less than {RECORD_BYTES_MAX}")
     try:
-        record = decode_canonical(encoded, Record, what)
+        record = decode_checked(encoded, Record, what)
     except Corrupt as error:
         raise _later_kind(encoded, what) or error from error
     _check(record, what)
@@ -277,11 +277,11 @@ def parse_record(encoded: bytes, what: str) -> Record:
 
 def record_digest(record: Record) -> str:
     """Return the digest by which the next record names this one, which was parsed."""
-    return blake3.blake3(canonical_bytes(record)).hexdigest()
+    return blake3.blake3(checked_bytes(record)).hexdigest()
 
 
 def _later_kind(encoded: bytes, what: str) -> FwstoreError | None:
-    body = peek_canonical(encoded).get("body")
+    body = peek_checked(encoded).get("body")
     kind = body.get("kind") if isinstance(body, dict) else None
     if isinstance(kind, str) and kind not in KINDS:
         return Unsupported(f"{what} is a record of kind {kind[:40]!r}: use a newer fwstore")

@@ -13,9 +13,9 @@ from fwstore.format.canonical import (
     Text,
     Token,
     Uuid,
-    decode_canonical,
-    encode_canonical,
-    peek_canonical,
+    decode_checked,
+    encode_checked,
+    peek_checked,
 )
 
 SITE_BYTES_MAX = 16 * 1024
@@ -52,7 +52,7 @@ class SiteObject(Stored, frozen=True, kw_only=True):
 
 def encode_site(site: SiteObject) -> bytes:
     """Return the stored form of a site."""
-    return encode_canonical(site)
+    return encode_checked(site)
 
 
 def parse_site(encoded: bytes, what: str) -> SiteObject:
@@ -65,14 +65,14 @@ def parse_site(encoded: bytes, what: str) -> SiteObject:
     refusal = _refusal(encoded, what)
     if refusal is not None:
         raise refusal
-    site = decode_canonical(encoded, SiteObject, what)
+    site = decode_checked(encoded, SiteObject, what)
     if site.format != "fwstore":
         raise Corrupt(f"{what} is not a store of fwstore")
     return site
 
 
 def _refusal(encoded: bytes, what: str) -> FwstoreError | None:
-    found = peek_canonical(encoded)
+    found = peek_checked(encoded)
     major, mandatory = found.get("major"), found.get("mandatory")
     if found.get("format") != "fwstore":
         return None

@@ -12,8 +12,8 @@ from fwstore.format.canonical import (
     Text,
     Token,
     Uuid,
-    decode_canonical,
-    encode_canonical,
+    decode_checked,
+    encode_checked,
 )
 
 VOTE_BYTES_MAX = 16 * 1024
@@ -51,7 +51,7 @@ class Receipt(Stored, frozen=True, kw_only=True):
 
 def encode_vote(vote: Vote | Receipt) -> bytes:
     """Return the stored form of a vote or receipt."""
-    return encode_canonical(vote)
+    return encode_checked(vote)
 
 
 def parse_vote(encoded: bytes, what: str) -> Vote:
@@ -60,7 +60,7 @@ def parse_vote(encoded: bytes, what: str) -> Vote:
     Raises:
         Corrupt: The bytes are not a vote.
     """
-    return decode_canonical(encoded, Vote, what)
+    return decode_checked(encoded, Vote, what)
 
 
 def parse_receipt(encoded: bytes, what: str) -> Receipt:
@@ -69,4 +69,4 @@ def parse_receipt(encoded: bytes, what: str) -> Receipt:
     Raises:
         Corrupt: The bytes are not a receipt.
     """
-    return decode_canonical(encoded, Receipt, what)
+    return decode_checked(encoded, Receipt, what)

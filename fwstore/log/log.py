@@ -257,9 +257,10 @@ class Log:
         for index, slot in enumerate(slots):
             if slot is None:
                 return index
-            key = self.keys.slot(self.fold.seq + 1)
+            what = f"{self.keys.slot(self.fold.seq + 1)} in {self.store.url}"
+            record = parse_record(slot, what)
             try:
-                self.fold.apply(parse_record(slot, key), self._resolver)
+                self.fold.apply(record, self._resolver)
             except Corrupt as error:
-                raise Corrupt(f"{key} in {self.store.url} is damaged: {error}") from error
+                raise Corrupt(f"{what} is damaged: {error}") from error
         return len(slots)

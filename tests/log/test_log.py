@@ -22,6 +22,7 @@ from fwstore.log.lineage import delete
 from fwstore.log.log import Log
 from fwstore.sched import Runtime, system_runtime
 from fwstore.store.memory import MemoryStore
+from support.damage import rechecked
 from support.faults import FaultyStore, late_at, lose_at
 from support.lineages import (
     Saver,
@@ -139,6 +140,10 @@ def test_a_damaged_slot_is_corrupt_and_named() -> None:
     changed = stored.replace(b'"time":1', b'"time":2')
     assert changed != stored
     store.put(log.keys.slot(9), [changed], mode="overwrite")
+    with pytest.raises(Corrupt, match=r"_log/000000/009.*checksum"):
+        reopen(store, log)
+    forged = rechecked(changed)
+    store.put(log.keys.slot(9), [forged], mode="overwrite")
     with pytest.raises(Corrupt, match=r"_log/000000/010.*does not follow"):
         reopen(store, log)
     store.put(log.keys.slot(9), [stored[:-1]], mode="overwrite")

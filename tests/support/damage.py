@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from fwstore.base.errors import Corrupt, Unsupported
+from fwstore.format.canonical import with_check
+
+_CHECK = re.compile(rb',"xxh3":"[0-9a-f]{32}"}\Z')
+
+
+def unchecked(stored: bytes) -> bytes:
+    """Return a checked JSON object without its checksum."""
+    return _CHECK.sub(b"}", stored)
+
+
+def rechecked(changed: bytes) -> bytes:
+    """Return a changed JSON object with the checksum that a writer would have given it."""
+    return with_check(unchecked(changed))
 
 
 def flips(stored: bytes) -> Iterator[tuple[int, bytes]]:
