@@ -325,7 +325,7 @@ class Fold:
         for snapshot in body.snapshots:
             if snapshot in self.entries:
                 self.expired[snapshot] = None
-        self.tags = {tag: name for tag, name in self.tags.items() if name not in self.expired}
+        self._forget_tags()
 
     def _condemn(self, record: Record, body: Condemn) -> None:
         self.condemned[body.token] = CondemnEntry(
@@ -344,6 +344,12 @@ class Fold:
                 self.gone[snapshot] = None
         while len(self.gone) > GONE_MAX:
             del self.gone[next(iter(self.gone))]
+        self._forget_tags()
+
+    def _forget_tags(self) -> None:
+        """Drop the tags of snapshots that are no longer on offer."""
+        offered = self.entries.keys() - self.expired.keys()
+        self.tags = {tag: name for tag, name in self.tags.items() if name in offered}
 
     def _sweep(self, body: Swept) -> None:
         entry = self.condemned.get(body.token)

@@ -13,7 +13,7 @@ from fwstore.care.gc import GcOptions, GcReport, collect
 from fwstore.care.orphans import COORDINATION, DEAD_MANIFEST, DEAD_PACK, LATE_COPY
 from fwstore.care.survey import UNUSED_MANIFEST, UNUSED_PACK
 from fwstore.format.packtable import PackInfo, parse_pack_table
-from fwstore.format.record import Commit, Condemn, Expire, Foreign, ObjectRef, Swept
+from fwstore.format.record import Commit, Condemn, Expire, Foreign, Hold, ObjectRef, Swept, Unpin
 from fwstore.format.root import LineageRef, Root, encode_root
 from fwstore.log.history import history
 from fwstore.log.lineage import delete, list_lineages
@@ -193,6 +193,26 @@ def test_what_a_dead_save_left_is_collected_once_it_is_surely_dead() -> None:
     assert reasons(collect(fresh_log(store), GcOptions())) == {DEAD_PACK, DEAD_MANIFEST}
     assert not missing_of_roots(fresh_log(store))
     assert not reasons(collect(fresh_log(store), GcOptions()))
+
+
+def test_what_a_hold_names_stays_until_it_ends() -> None:
+    """A copy under way has objects here that no snapshot of this log refers to yet."""
+    store, saver = trained()
+    commit, _ = saver.write(60)
+    hold = Hold(
+        hold="4" * 32,
+        snapshot=commit.snapshot,
+        save=commit.save,
+        home="5" * 32,
+        tables=commit.tables,
+        groups=commit.groups,
+        intent=True,
+    )
+    fresh_log(store).append(lambda _: hold, term=1)
+    resume(store, make_runtime(4))
+    assert not reasons(collect(fresh_log(store), GcOptions()))
+    fresh_log(store).append(lambda _: Unpin("4" * 32))
+    assert reasons(collect(fresh_log(store), GcOptions())) == {DEAD_PACK, DEAD_MANIFEST}
 
 
 def test_h14_what_is_garbage_does_not_depend_on_what_is_canonical() -> None:

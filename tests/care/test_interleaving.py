@@ -92,7 +92,9 @@ class World:
         """Let others act in the middle of this operation, then perhaps disturb it."""
         if self.calm:
             return None
-        if self.depth < DEPTH and self.random.random() < 0.06:
+        # Reading alone changes nothing for others: it is at writes that their turn matters most.
+        chance = 0.2 if operation.writes else 0.004
+        if self.depth < DEPTH and self.random.random() < chance:
             self.act()
         # Stores repeat reads by themselves, so reads rarely fail.
         drawn = self.random.random() * (1 if operation.writes else 8)
@@ -230,7 +232,7 @@ class World:
         return keys_under(self.inner, log.keys.snapshots)
 
 
-def play(seed: int, steps: int = 15) -> World:
+def play(seed: int, steps: int = 20) -> World:
     world = World(seed)
     while not world.jobs:
         with suppress(Crash, FwstoreError):
@@ -244,7 +246,7 @@ def play(seed: int, steps: int = 15) -> World:
 @pytest.mark.slow
 def test_no_disorder_breaks_an_invariant(soak: int) -> None:
     done: Counter[str] = Counter()
-    for seed in range(12 * soak):
+    for seed in range(16 * soak):
         try:
             done += play(seed).done
         except AssertionError as error:

@@ -122,6 +122,33 @@ def test_h3_a_missing_slot_in_the_middle_is_corrupt_and_named() -> None:
         reopen(store, log)
 
 
+def test_a_slot_created_while_a_round_is_under_way_is_no_gap() -> None:
+    """The round asked for slot n before it was created, and for slot n + 1 after."""
+    store = make_store()
+    log = resume(store).log
+    fill(log, 3)
+    late = RoundOrder(store, log.keys.slot(3))
+    again = Log(late, log.keys, log.lineage, make_runtime(5), read_packs)
+    assert again.refresh().seq == 4
+    assert late.hidden == 0
+
+
+class RoundOrder(MemoryStore):
+    """A store that does not yet have one object when it is first asked."""
+
+    def __init__(self, inner: MemoryStore, key: str) -> None:
+        super().__init__(make_runtime())
+        self._objects = inner._objects
+        self._key = key
+        self.hidden = 1
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        if key == self._key and self.hidden:
+            self.hidden -= 1
+            raise NotFound(f"{key} is not there yet")
+        return super().get(key, limit_bytes=limit_bytes)
+
+
 def test_a_missing_last_slot_is_seen_by_the_hint() -> None:
     store = make_store()
     log = resume(store).log

@@ -284,6 +284,15 @@ def test_a_receipt_without_an_open_in_a_home_that_was_read_opened_nothing() -> N
     store = begun()
     lineage = find(store, "run")
     assert lineage is not None
+    vote = Vote(
+        term=7,
+        lineage=lineage.lineage,
+        holder="died before its open",
+        home=SITE,
+        witnesses=(SITE,),
+        write_id="d" * 32,
+    )
+    store.put("meta/run@1/_term/00000007", [encode_vote(vote)], mode="create")
     receipt = Receipt(term=7, lineage=lineage.lineage, home=SITE, base=None, write_id="d" * 32)
     store.put("meta/run@1/_term/00000007.open", [encode_vote(receipt)], mode="create")
     term = resume(store, make_runtime(1))
@@ -319,6 +328,36 @@ def test_h7_witness_sets_named_in_votes_join_the_electorate() -> None:
     narrow = replace(at(a, (a,)), sites=(b, c))
     assert take_term(narrow, make_runtime(2)).number == 2
     assert keys_under(b.store, "meta/run@1/_term/00000002")
+
+
+def test_h7_witness_sets_of_an_earlier_topology_still_vote() -> None:
+    a, b, c = three_sites()
+    d, e = (Site(uuid * 32, uuid, make_store()) for uuid in "de")
+    take_term(at(a, (a, b, c)), make_runtime())
+    assert take_term(replace(at(a, (c, d, e)), sites=(a, b)), make_runtime(1)).number == 2
+    with pytest.raises(Unavailable, match="witnesses"):
+        take_term(at(a, (a, b, c)), make_runtime(2))
+    assert take_term(replace(at(a, (a, b, c)), sites=(d, e)), make_runtime(3)).number == 3
+
+
+def test_h6_votes_are_read_again_before_the_open() -> None:
+    """While the winner of a term writes its receipt, another home wins a higher term and opens."""
+    a, b, c = three_sites()
+    cut = Site(a.uuid, "a", FaultyStore(a.store, lambda _: "fail"))
+    won: list[int] = []
+
+    def plan(operation: Operation) -> Fault | None:
+        if operation.key.endswith(".open") and operation.name == "create" and not won:
+            won.append(0)
+            won.append(take_term(at(b, (cut, b, c)), make_runtime(9)).number)
+        return None
+
+    slow = Site(c.uuid, "c", FaultyStore(c.store, plan))
+    with pytest.raises(Fenced, match="term 2"):
+        take_term(at(a, (a, b, slow)), make_runtime())
+    assert won == [0, 2]
+    slots = keys_under(a.store, "meta/run@1/_log/000000/")
+    assert len(slots) == 1, "the fence of term 1, and no open"
 
 
 def test_the_next_home_fences_the_last_one_and_continues_from_it() -> None:
