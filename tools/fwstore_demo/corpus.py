@@ -47,7 +47,10 @@ class Samples:
 
     def take(self) -> list[int]:
         """Return the ids of the samples of the next step and move on."""
-        ids = [int(self._order[i % len(self._order)]) for i in range(self.next, self.next + self._batch)]
+        ids = [
+            int(self._order[i % len(self._order)])
+            for i in range(self.next, self.next + self._batch)
+        ]
         self.next += self._batch
         return ids
 

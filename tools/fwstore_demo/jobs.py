@@ -87,10 +87,15 @@ def run_job(job: Job, on_event: Callable[[Event], bool]) -> list[Event]:
 
 
 def _start(job: Job) -> list[subprocess.Popen[str]]:
-    base = {**os.environ, **job.environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    base = {
+        **os.environ,
+        **job.environment,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
     base["WORLD_SIZE"] = str(job.ranks)
     return [
-        subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        subprocess.Popen(
             job.command(),
             env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import fwstore
 from rich.console import Console
 from rich.table import Table
 
+import fwstore
 from fwstore_demo.jobs import Event, Job, run_job
 
 STEPS = 14
 EVERY = 2
-KILL_AT = 5
+KILL_AT = 6
 SECOND_STOP = 10
 LOSS_RTOL = 1e-5
 
@@ -47,7 +47,9 @@ class Trace:
             self.ids[step] = list(event["ids"])
             self.ranks[step] = ranks
         elif event["event"] == "saved":
-            self.saves[int(event["step"])] = {**event, "ranks": ranks}
+            self.saves[int(event["step"])] = {**event, "ranks": ranks, "freed": 0}
+        elif event["event"] == "freed":
+            self.saves[int(event["step"])]["freed"] = event["freed"]
 
 
 class Story:
@@ -107,11 +109,10 @@ class Story:
             trace.take(event, ranks)
             if event["event"] == "start":
                 first[0] = int(event["step"])
-            if event["event"] != "step":
-                return False
-            step = int(event["step"])
-            update(f"step {step} of {STEPS} on {ranks} ranks, loss {trace.losses[step]:.4f}")
-            return step == kill_at
+            if event["event"] == "step":
+                step = int(event["step"])
+                update(f"step {step} of {STEPS} on {ranks} ranks, loss {trace.losses[step]:.4f}")
+            return event["event"] == "saving" and int(event["step"]) == kill_at
 
         return listen
 
@@ -140,7 +141,10 @@ def tell(url: str, environment: dict[str, str], console: Console) -> bool:
     story.say("[bold]3. Resumed on 3 ranks, then on 1[/]")
     for ranks, steps in ((3, SECOND_STOP), (1, STEPS)):
         start = story.train("gpt", ranks, trace, steps=steps)
-        story.check(start == newest + 1, f"{ranks} ranks went on at step {start}, after the newest checkpoint")
+        story.check(
+            start == newest + 1,
+            f"{ranks} ranks went on at step {start}, after the newest checkpoint",
+        )
         newest = run.latest().step
     compare(story, reference, trace)
     freed = free(story, repository, run)
@@ -152,7 +156,9 @@ def tell(url: str, environment: dict[str, str], console: Console) -> bool:
 def compare(story: Story, reference: Trace, trace: Trace) -> None:
     """Compare the disturbed run with the undisturbed one."""
     story.say("[bold]4. Compared with the undisturbed run[/]")
-    story.check(sorted(trace.losses) == sorted(reference.losses), f"the same {len(reference.losses)} steps")
+    story.check(
+        sorted(trace.losses) == sorted(reference.losses), f"the same {len(reference.losses)} steps"
+    )
     story.check(trace.ids == reference.ids, "the same samples in the same order")
     same_world = [step for step, ranks in trace.ranks.items() if ranks == 2]
     equal = all(trace.losses[step] == reference.losses[step] for step in same_world)
@@ -168,7 +174,9 @@ def compare(story: Story, reference: Trace, trace: Trace) -> None:
 
 def free(story: Story, repository: fwstore.Repository, run: fwstore.Run) -> int:
     """Free what retention gave up and show that the rest still loads."""
-    story.say("[bold]5. Free what retention gave up[/]")
+    story.say(
+        "[bold]5. Free what the killed job left behind; retention frees the rest as it goes[/]"
+    )
     report = repository.gc()
     story.say(f"  freed {fwstore.format_size(report.bytes_freed)}")
     kept = [checkpoint.step for checkpoint in run.checkpoints()]
@@ -180,7 +188,16 @@ def free(story: Story, repository: fwstore.Repository, run: fwstore.Run) -> int:
 def table(trace: Trace, freed: int) -> Table:
     """Return the closing table."""
     result = Table(title="saves")
-    for name in ("step", "ranks", "blocked ms", "durable ms", "logical", "written", "reused", "freed"):
+    for name in (
+        "step",
+        "ranks",
+        "blocked ms",
+        "durable ms",
+        "logical",
+        "written",
+        "reused",
+        "freed",
+    ):
         result.add_column(name, justify="right")
     for step, save in sorted(trace.saves.items()):
         result.add_row(
@@ -188,9 +205,11 @@ def table(trace: Trace, freed: int) -> Table:
             str(save["ranks"]),
             f"{1e3 * save['blocked_s']:.0f}",
             f"{1e3 * save['durable_s']:.0f}",
-            *(fwstore.format_size(save[name]) for name in ("logical", "written", "reused")),
-            "",
+            *(
+                fwstore.format_size(save[name])
+                for name in ("logical", "written", "reused", "freed")
+            ),
         )
     result.add_section()
-    result.add_row("", "", "", "", "", "", "", fwstore.format_size(freed))
+    result.add_row("gc", *[""] * 6, fwstore.format_size(freed))
     return result

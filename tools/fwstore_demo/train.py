@@ -13,16 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-import fwstore
 import torch
 import torch.distributed as dist
-from fwstore_torch import Saver
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+import fwstore
+from fwstore import SaveHandle
 from fwstore_demo.corpus import Samples, read_corpus
 from fwstore_demo.model import Gpt
+from fwstore_torch import Saver
 
 WINDOW = 64
 GLOBAL_BATCH = 6
@@ -38,21 +39,19 @@ def build_model() -> nn.Module:
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    # Summed instead of averaged gradients, divided by the global batch below, are the same sum on
-    # every number of ranks.
-    for module in [*model.blocks, model]:
-        module.set_gradient_divide_factor(1.0)
     return model
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, samples: Samples) -> tuple[list[int], float]:
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, samples: Samples
+) -> tuple[list[int], float]:
     """Take one step on this rank's part of the global batch; return sample ids and the mean loss."""
     ids = samples.take()
     mine = ids[dist.get_rank() :: dist.get_world_size()]
     inputs, targets = samples.tokens(mine)
-    tokens = GLOBAL_BATCH * WINDOW
-    loss = model(inputs, targets) / tokens
-    loss.backward()
+    loss = model(inputs, targets) / (GLOBAL_BATCH * WINDOW)
+    # Gradients are averaged over ranks; times their number they are the sum over the global batch.
+    (loss * dist.get_world_size()).backward()
     optimizer.step()
     optimizer.zero_grad()
     total = loss.detach().to(torch.float64)
@@ -67,20 +66,23 @@ def report(**event: object) -> None:
         sys.stdout.flush()
 
 
-def watch_saves(saver: Saver, seen: set[int]) -> None:
-    """Report every save that has become durable since the last call."""
-    for figures in saver.statistics().saves:
-        if figures.step not in seen and figures.durable_s:
-            seen.add(figures.step)
-            report(
-                event="saved",
-                step=figures.step,
-                blocked_s=figures.blocked_s,
-                durable_s=figures.durable_s,
-                logical=figures.bytes_logical,
-                written=figures.bytes_written,
-                reused=figures.bytes_reused,
-            )
+def report_durable(pending: list[SaveHandle], *, wait: bool = False) -> None:
+    """Report the saves that have become durable and forget them."""
+    for handle in list(pending):
+        if not (wait or handle.done()):
+            continue
+        handle.result()
+        pending.remove(handle)
+        figures = handle.statistics()
+        report(
+            event="saved",
+            step=figures.step,
+            blocked_s=figures.blocked_s,
+            durable_s=figures.durable_s,
+            logical=figures.bytes_logical,
+            written=figures.bytes_written,
+            reused=figures.bytes_reused,
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -90,18 +92,26 @@ def run(arguments: argparse.Namespace) -> None:
     samples = Samples(read_corpus(), WINDOW, GLOBAL_BATCH, SEED)
     parts = {"model": model, "optimizer": optimizer, "samples": samples}
     repository = fwstore.open(arguments.store)
-    seen: set[int] = set()
-    with Saver(repository.run(arguments.run), parts=parts, every=arguments.every, keep=fwstore.Keep(last=2)) as saver:
+    handles: list[SaveHandle] = []
+    pending: list[SaveHandle] = []
+    with Saver(
+        repository.run(arguments.run), parts=parts, every=arguments.every, keep=fwstore.Keep(last=2)
+    ) as saver:
         start = saver.resume()
         report(event="start", step=start, parameters=sum(p.numel() for p in model.parameters()))
         for step in range(start, arguments.steps):
             ids, loss = train_step(model, optimizer, samples)
             report(event="step", step=step, ids=ids, loss=loss.hex())
-            saver.step(step, metrics={"loss": loss})
-            watch_saves(saver, seen)
+            handle = saver.step(step, metrics={"loss": loss})
+            if handle is not None:
+                handles.append(handle)
+                pending.append(handle)
+                report(event="saving", step=step)
+            report_durable(pending)
             hold_for_kill(arguments.hold, step)
-        saver.wait()
-        watch_saves(saver, seen)
+        report_durable(pending, wait=True)
+    for handle in handles:
+        report(event="freed", step=handle.step, freed=handle.statistics().bytes_freed)
     report(event="end", step=arguments.steps)
 
 
