@@ -126,6 +126,6 @@ def gc(
 def _gc_table(actions: Sequence[Any], limit: int) -> Table:
     table = make_table("run", "action", "size", "reason", "object", right=("size",))
     for action in first(list(actions), limit):
-        size = format_size(action.size_bytes)
+        size = format_size(action.size_bytes) if action.size_bytes else ""
         table.add_row(action.run, action.action, size, action.reason, action.key)
     return table

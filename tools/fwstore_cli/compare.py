@@ -67,9 +67,10 @@ def diff(
         changes = compare(before, after)
         shared = _all_chunks(after).shared(_all_chunks(before))
     listed = [change for change in changes if show_all or change.change != "same"]
+    total = sum(tensor.nbytes for tensor in after.tensors.values() if tensor.alias is None)
     facts = {
         "tensors": f"{len(changes) - sum(c.change == 'same' for c in changes)} of {len(changes)} differ",
-        "shared": f"{format_size(shared)} of {format_size(sum(c.bytes_after for c in changes))}",
+        "shared": f"{format_size(shared)} of {format_size(total)}",
     }
     table = make_table("tensor", "change", "size", "changed", right=("size", "changed"))
     for change in first(listed, limit):

@@ -224,9 +224,9 @@ def plan_boxes(shape: tuple[int, ...], itemsize_bytes: int, limit_bytes: int) ->
     if 0 in shape:
         return
     axis = 0
-    while axis < len(shape) and math.prod(shape[axis + 1 :]) * itemsize_bytes > limit_bytes:
+    while axis < len(shape) - 1 and math.prod(shape[axis + 1 :]) * itemsize_bytes > limit_bytes:
         axis += 1
-    if axis >= len(shape):
+    if not shape:
         yield Box.whole(shape)
         return
     rows = max(1, limit_bytes // (math.prod(shape[axis + 1 :]) * itemsize_bytes))
