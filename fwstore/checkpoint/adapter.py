@@ -265,7 +265,9 @@ def _is_stored_dtype(dtype: np.dtype[Any]) -> bool:
 
 
 def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    return any(size > 1 and stride == 0 for size, stride in zip(shape, strides, strict=True))
+    # An array without elements may have any strides; numpy gives it zeros.
+    repeats = any(size > 1 and stride == 0 for size, stride in zip(shape, strides, strict=True))
+    return repeats and 0 not in shape
 
 
 def refuse_bare(value: Any) -> UnsupportedValue:

@@ -78,6 +78,10 @@ def test_destinations_that_share_or_forbid_writing_are_refused() -> None:
             adapter.describe(array, writable=True)
 
 
+def test_an_empty_array_is_a_destination() -> None:
+    assert NumpyAdapter().describe(np.empty((0, 3)), writable=True).shape == (0, 3)
+
+
 def test_dtypes_that_numpy_lacks_are_named() -> None:
     assert NumpyAdapter().allocate("float32", (2,)).shape == (2,)
     with pytest.raises(Unsupported, match="bfloat16"):
