@@ -47,8 +47,10 @@ soak: $(STAMP) ## Ten times the crash, kill and simulation tests; hours
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick
 
-bench: $(STAMP) ## The full benchmarks
-	@$(BIN)/python -m benchmarks.full
+bench: $(STAMP) ## The same with more repeats, and the planning and fragment tables
+	@$(BIN)/python -m benchmarks.quick --repeats 7
+	@$(BIN)/python -m benchmarks.planning
+	@$(BIN)/python -m benchmarks.fragments
 
 clean: ## Remove what the other targets made
 	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

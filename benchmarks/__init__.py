@@ -1,1 +1,1 @@
-"""Measurements, run beside their peers in one process: `make bench-quick` and `make bench`."""
+"""Questions of speed and size, one script each. Timing decides no test."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 State = dict[str, torch.Tensor]
-Wait = Callable[[], None]
+Wait = Callable[[], object]
 
 
 class Peer(Protocol):
@@ -42,7 +42,7 @@ class Fwstore:
 
     def save(self, state: State, step: int) -> Wait:
         handle = self._writer.save(step, state, blocking=self._blocking)
-        return lambda: handle.result() and None
+        return handle.result
 
     def load(self, into: State, step: int) -> None:
         self._run[step].load(into=into)
@@ -75,22 +75,24 @@ class Dcp:
             )
 
     def save(self, state: State, step: int) -> Wait:
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
-        writer = dcp.FileSystemWriter(
+        writer = FileSystemWriter(
             self._folder / str(step), thread_count=self._threads, sync_files=True
         )
         if self._stager is None:
-            dcp.save(state, storage_writer=writer, no_dist=True)
+            save(state, storage_writer=writer, no_dist=True)
             return lambda: None
-        future = dcp.async_save(state, storage_writer=writer, async_stager=self._stager)
-        return lambda: getattr(future, "upload_completion", future).result() and None
+        future: Any = async_save(state, storage_writer=writer, async_stager=self._stager)
+        return lambda: getattr(future, "upload_completion", future).result()
 
     def load(self, into: State, step: int) -> None:
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
-        reader = dcp.FileSystemReader(self._folder / str(step))
-        dcp.load(into, storage_reader=reader, no_dist=True)
+        reader = FileSystemReader(self._folder / str(step))
+        load(into, storage_reader=reader, no_dist=True)
 
     def close(self) -> None:
         if self._stager is not None:
