@@ -42,7 +42,8 @@ def run_trial(peer: str, size: int, place: Path) -> Result:
         shutil.rmtree(folder, ignore_errors=True)
     if done.returncode:
         raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    result: Result = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def measure(size: int, repeats: int, place: Path, console: Console) -> list[Result]:
@@ -60,12 +61,12 @@ def measure(size: int, repeats: int, place: Path, console: Console) -> list[Resu
 
 def median(results: list[Result], peer: str, figure: str) -> float:
     """Return the median of a figure of a peer."""
-    return statistics.median(r[figure] for r in results if r["peer"] == peer)
+    return statistics.median(float(r[figure]) for r in results if r["peer"] == peer)
 
 
 def spread(results: list[Result], peer: str, figure: str) -> float:
     """Return half the range of a figure of a peer, relative to its median."""
-    values = [r[figure] for r in results if r["peer"] == peer]
+    values = [float(r[figure]) for r in results if r["peer"] == peer]
     return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
