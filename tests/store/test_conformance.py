@@ -238,6 +238,14 @@ def test_list_is_complete_beyond_one_page(store: Store) -> None:
     assert keys(store) == []
 
 
+def test_listings_at_the_same_time_are_complete(store: Store) -> None:
+    expected = [f"p/{number:03d}" for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: put(store, key), expected))
+        listed = pool.map(lambda _: keys(store, "p/"), range(32))
+        assert all(found == expected for found in listed)
+
+
 def test_delete_is_idempotent(store: Store) -> None:
     put(store, "a/b")
     put(store, "a/c")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -348,6 +349,8 @@ def in_child(function: Callable[[], None]) -> int:
     process = os.fork()
     if process == 0:
         code = 1
+        # A library that waits for threads it lost waits for ever.
+        signal.alarm(30)
         try:
             function()
             code = 0
