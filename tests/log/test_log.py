@@ -122,6 +122,16 @@ def test_h3_a_missing_slot_in_the_middle_is_corrupt_and_named() -> None:
         reopen(store, log)
 
 
+def test_h3_a_follower_sees_a_gap_too() -> None:
+    store = make_store()
+    term = resume(store)
+    follower = open_run(store, term)
+    fill(term.log, 10)
+    store.delete([term.log.keys.slot(5)])
+    with pytest.raises(Corrupt, match="_log/000000/005"):
+        follower.refresh()
+
+
 def test_a_slot_created_while_a_round_is_under_way_is_no_gap() -> None:
     """The round asked for slot n before it was created, and for slot n + 1 after."""
     store = make_store()
