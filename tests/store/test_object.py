@@ -350,6 +350,7 @@ def in_child(function: Callable[[], None]) -> int:
     if process == 0:
         code = 1
         # A library that waits for threads it lost waits for ever.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(30)
         try:
             function()
