@@ -6,8 +6,8 @@ checked before the first byte is read.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,7 +186,7 @@ def load_into(access: Access, manifest: Manifest, into: Any, selection: Selectio
             fills.append(Fill(source, saved[source].dtype, shard, adapter))
     fill(access, manifest, fills)
     if selection.only is None and selection.rename is None:
-        _take_plain(into, revived(access, load_skeleton(access, manifest)))
+        _take_plain(into, skeleton, revived(access, load_skeleton(access, manifest)))
     return into
 
 
@@ -210,8 +210,9 @@ def _pair(
 ) -> dict[TensorPath, TensorPath]:
     if selection.dtype not in (None, "cast"):
         raise InvalidInput("with into=, dtype= may only be 'cast': the destination has its dtypes")
-    saved_names = _names(saved)
-    wanted_names = _names(wanted)
+    ambiguous = _ambiguous(saved) | _ambiguous(wanted)
+    saved_names = _names(saved, ambiguous)
+    wanted_names = _names(wanted, ambiguous)
     pairs = pair_names(
         {
             name: Described(saved[path].dtype, saved[path].shape)
@@ -226,31 +227,57 @@ def _pair(
     return {wanted_names[name]: saved_names[source] for name, source in pairs.items()}
 
 
-def _names(paths: Mapping[TensorPath, Any]) -> dict[str, TensorPath]:
-    """Return paths by name; where an int and a text key read alike, the int is shown in brackets."""
+def _ambiguous(paths: Iterable[TensorPath]) -> set[str]:
+    """Return the names of several paths: an int and a text key may read alike."""
+    counts = Counter(display_path(path) for path in paths)
+    return {name for name, count in counts.items() if count > 1}
+
+
+def _names(paths: Iterable[TensorPath], ambiguous: Container[str]) -> dict[str, TensorPath]:
+    """Return paths by name; where names are ambiguous, ints are shown in brackets."""
     names: dict[str, TensorPath] = {}
     for path in paths:
         name = display_path(path)
-        if name in names:
+        if name in ambiguous:
             name = display_path(tuple(f"[{k}]" if isinstance(k, int) else k for k in path))
+        if name in names:
+            raise InvalidInput(f"{path} and {names[name]} are both called {name}; rename one")
         names[name] = path
     return names
 
 
-def _take_plain(into: Any, saved: Any) -> None:
-    """Replace plain values of a nested state by the saved ones of the same place."""
+def _take_plain(into: Any, skeleton: Any, saved: Any) -> None:
+    """Replace plain values of a nested state by the saved ones of the same place; tensors stay.
+
+    Args:
+        into: The state.
+        skeleton: What `flatten` made of it, which tells where its tensors are.
+        saved: The saved state, with slots.
+    """
     if type(into) in _MAPS and type(saved) in _MAPS:
-        places = [(key, saved[key]) for key in into if key in saved]
-    elif type(into) is list and type(saved) is list and len(into) == len(saved):
-        places = list(enumerate(saved))
+        places = [(key, skeleton.get(key), saved[key]) for key in into if key in saved]
+    elif type(into) is list and type(saved) is list:
+        places = [(n, *pair) for n, pair in enumerate(zip(skeleton, saved, strict=False))]
     else:
         return
-    for key, value in places:
-        if type(into[key]) in (*_MAPS, list) and type(value) is type(into[key]):
-            _take_plain(into[key], value)
-        elif not isinstance(value, TensorSlot) and not _holds_slots(value):
-            into[key] = value
+    for key, slot, value in places:
+        if _holds_slots(slot) or _holds_slots(value):
+            _take_plain(into[key], slot, value)
+        else:
+            into[key] = _replaced(into[key], value)
+
+
+def _replaced(old: Any, new: Any) -> Any:
+    """Return a plain value in place of another: in its dict or list, which others may hold."""
+    if type(old) in _MAPS and type(new) in _MAPS:
+        old.clear()
+        old.update(new)
+        return old
+    if type(old) is list and type(new) is list:
+        old[:] = new
+        return old
+    return new
 
 
 def _holds_slots(value: Any) -> bool:
-    return type(value) in (*_MAPS, list, tuple) and any(True for _ in tensor_slots(value))
+    return any(True for _ in tensor_slots(value))
