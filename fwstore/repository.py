@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from fwstore.base.config import Limits
-from fwstore.base.errors import FwstoreError, InvalidInput, NotFound
+from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, NotFound
 from fwstore.care.gc import GcOptions, collect
 from fwstore.care.packcheck import Level
 from fwstore.care.problems import VerifyReport
@@ -21,6 +21,7 @@ from fwstore.care.verify import VerifyOptions
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.adapter import default_adapters
 from fwstore.checkpoint.references import Reference
+from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.codec.hashing import ContentHash
 from fwstore.content.footers import FooterCache
 from fwstore.content.read import ContentReader
@@ -232,6 +233,7 @@ class Repository:
             witnesses=(site,),
             holder=self.runtime.environment.text("HOSTNAME") or "unnamed host",
             read_packs=PackTables(self._hash),
+            loadable=lambda entry: self._is_whole(name, entry),
         )
         return take_term(candidate, self.runtime, base=base)
 
@@ -255,6 +257,20 @@ class Repository:
                 return 0
 
         return apply
+
+    def _is_whole(self, name: str, entry: SnapshotEntry) -> bool:
+        """Return whether the manifest of a snapshot can be read; a job begins with one that can."""
+        access = self.find(name)
+        if access is None:
+            return False
+        try:
+            manifest = Checkpoint(access, entry).manifest
+            manifest.tensors()
+            manifest.all_packs()
+        except (Corrupt, NotFound) as error:
+            warnings.warn(f"{name} does not continue step {entry.step}: {error}", stacklevel=1)
+            return False
+        return True
 
     def _open_access(self, keys: LineageKeys, lineage: str) -> Access:
         origin = Origin(stores=(self.store,), runtime=self.runtime, content_hash=self._hash)

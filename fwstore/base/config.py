@@ -19,7 +19,8 @@ class Limits:
 
     Attributes:
         threads: Worker threads of one process; 0 means one per core, at least 2, at most 16.
-        staging_bytes: Most host memory held by staged copies of states; 0 means no bound.
+        staging_bytes: Most bytes of one state that are copied aside; a save with more to write blocks until
+            it is durable. 0 means no bound.
         inflight_bytes: Most bytes encoded but not yet acknowledged by the store.
         read_bytes: Most bytes fetched but not yet delivered, on load.
         pack_bytes: Size at which a pack is finished and the next one begun.

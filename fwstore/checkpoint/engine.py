@@ -81,6 +81,7 @@ class Prepared:
         extra_sources: Their segments and bytes.
         inline_state: The plain state when it fits the root.
         position: The stored data position.
+        live: The sources are the caller's own memory, which must not change until they are written.
         places: Where all chunks of the plan lie, once written.
         fresh: Term and save of the packs written for it.
     """
@@ -93,6 +94,7 @@ class Prepared:
     extra_sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
     inline_state: bytes | None = None
     position: bytes | None = None
+    live: bool = False
     places: Places | None = field(default=None, repr=False)
     fresh: tuple[int, int] = (0, 0)
 
@@ -261,11 +263,16 @@ class SaveEngine:
                 continue
             changed += [(part, piece) for part in planned.without(mask)]
         sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
-        sources = list(changed) if request.blocking else self._stage(changed)
+        live = request.blocking or self._exceeds_staging(changed)
+        sources = list(changed) if live else self._stage(changed)
         statistics.rank_bytes_staged = sum(
             source.segment.size_bytes for _, source in sources if isinstance(source, StagedSegment)
         )
-        return Prepared(plan, known, reuse, sources, plan, [])
+        return Prepared(plan, known, reuse, sources, plan, [], live=live)
+
+    def _exceeds_staging(self, changed: Sequence[tuple[PlannedSegment, Piece]]) -> bool:
+        limit = self.session.access.runtime.limits.staging_bytes
+        return 0 < limit < sum(planned.segment.size_bytes for planned, _ in changed)
 
     def _compare(
         self, plan: SavePlan, known: Known, work: Sequence[tuple[Segment, Piece]]

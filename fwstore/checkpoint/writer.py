@@ -184,7 +184,7 @@ class Writer:
             raise
         self._steps.add(step)
         self._begin(saving)
-        if blocking:
+        if saving.prepared.live:
             self._wait_or_abandon(saving)
         saving.statistics.blocked_s = self._runtime.clock.monotonic() - started
         return saving.handle
