@@ -13,7 +13,7 @@ from fwstore.care.gc import GcOptions, GcReport, collect
 from fwstore.care.orphans import COORDINATION, DEAD_MANIFEST, DEAD_PACK, LATE_COPY
 from fwstore.care.survey import UNUSED_MANIFEST, UNUSED_PACK
 from fwstore.format.packtable import PackInfo, parse_pack_table
-from fwstore.format.record import Commit, Condemn, Expire, Foreign, Hold, ObjectRef, Swept, Unpin
+from fwstore.format.record import Commit, Expire, Foreign, Hold, ObjectRef, Unpin
 from fwstore.format.root import LineageRef, Root, encode_root
 from fwstore.log.history import history
 from fwstore.log.lineage import delete, list_lineages
@@ -21,38 +21,21 @@ from fwstore.log.log import Log
 from fwstore.log.pins import pin, tag, unpin
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep
-from fwstore.store.base import Store
-from fwstore.store.memory import MemoryStore
-from support.faults import WRITES, Fault, FaultyStore, Operation, every_crash, fault_at
+from support.faults import Fault, FaultyStore, Operation
 from support.lineages import (
     Saver,
     TestClock,
+    canonical_steps,
     fresh_log,
     keys_under,
     make_runtime,
-    make_store,
     missing_of_roots,
     pack_keys,
     resume,
+    trained,
 )
 
 LAST_TWO = GcOptions(keep=Keep(last=2))
-
-
-def trained(saves: int = 6) -> tuple[MemoryStore, Saver]:
-    """A run whose saves share one frozen pack and write two of their own."""
-    store = make_store()
-    saver = Saver(resume(store))
-    saver.commit(0, fresh=3)
-    frozen = saver.packs[:1]
-    for number in range(1, saves):
-        saver.commit(number * 10, fresh=2, reuse=frozen, loss=1.0 / number)
-    saver.packs = frozen
-    return store, saver
-
-
-def steps(store: Store) -> list[int]:
-    return [entry.step for entry in history(fresh_log(store).fold)]
 
 
 def reasons(report: GcReport) -> set[str]:
@@ -63,7 +46,7 @@ def test_retention_frees_what_only_expired_snapshots_use() -> None:
     store, saver = trained()
     before = sum(info.size for info in store.list("packs/"))
     report = collect(fresh_log(store), LAST_TWO)
-    assert steps(store) == [50, 40]
+    assert canonical_steps(store) == [50, 40]
     assert [verdict.step for verdict in report.expired] == [30, 20, 10, 0]
     assert reasons(report) == {UNUSED_PACK, UNUSED_MANIFEST}
     assert len(pack_keys(store, saver.term.keys)) == 1 + 2 * 2
@@ -73,7 +56,7 @@ def test_retention_frees_what_only_expired_snapshots_use() -> None:
     assert report.bytes_deleted == report.bytes_garbage
     assert not missing_of_roots(fresh_log(store))
     saver.commit(60, reuse=saver.packs)
-    assert steps(store) == [60, 50, 40]
+    assert canonical_steps(store) == [60, 50, 40]
 
 
 def test_a_second_collection_finds_nothing() -> None:
@@ -108,7 +91,7 @@ def test_nothing_of_a_root_is_ever_deleted() -> None:
     token = pin(log, chain[5].id, "paper")
     tag(log, "best", chain[3].id)
     report = collect(fresh_log(store), LAST_TWO)
-    assert steps(store) == [50, 40, 20, 0]
+    assert canonical_steps(store) == [50, 40, 20, 0]
     assert [v.reason for v in report.kept if v.step in (0, 20)] == [
         "tagged 'best'",
         "pinned: paper",
@@ -116,7 +99,7 @@ def test_nothing_of_a_root_is_ever_deleted() -> None:
     assert not missing_of_roots(fresh_log(store))
     unpin(fresh_log(store), token)
     collect(fresh_log(store), LAST_TWO)
-    assert steps(store) == [50, 40, 20]
+    assert canonical_steps(store) == [50, 40, 20]
     assert not missing_of_roots(fresh_log(store))
 
 
@@ -143,7 +126,7 @@ def test_h10_the_base_of_the_newest_open_is_never_collected() -> None:
     assert not missing_of_roots(fresh_log(store))
     Saver(term).commit(11)
     collect(fresh_log(store), GcOptions(keep=Keep(last=1), tails_s=-1e9))
-    assert steps(store) == [11, 10]
+    assert canonical_steps(store) == [11, 10]
 
 
 def test_finished_base_pins_are_lifted_by_the_collector() -> None:
@@ -167,7 +150,7 @@ def test_tails_expire_after_their_time() -> None:
     log.runtime.clock.now += 15 * 86_400
     report = collect(log, GcOptions(keep=Keep(last=9)))
     assert {verdict.step for verdict in report.expired} == {30, 40, 50}
-    assert steps(store) == [21, 20, 10, 0]
+    assert canonical_steps(store) == [21, 20, 10, 0]
 
 
 def test_h13_packs_in_flight_are_left_alone() -> None:
@@ -178,7 +161,7 @@ def test_h13_packs_in_flight_are_left_alone() -> None:
         report = collect(fresh_log(store), LAST_TWO)
         assert not {DEAD_PACK, DEAD_MANIFEST} & reasons(report)
     saver.term.commit(commit)
-    assert steps(store) == [60, 50, 40]
+    assert canonical_steps(store) == [60, 50, 40]
     assert not missing_of_roots(fresh_log(store))
 
 
@@ -246,7 +229,7 @@ def test_h4_a_commit_behind_the_condemn_of_its_packs_is_refused() -> None:
     collect(fresh_log(store), LAST_TWO)
     with pytest.raises(Conflict, match="condemned"):
         saver.commit(90, reuse=stale)
-    assert steps(store) == [80, 70]
+    assert canonical_steps(store) == [80, 70]
 
 
 def test_h17_a_reader_of_collected_bytes_gets_expired() -> None:
@@ -281,7 +264,7 @@ def test_grace_waits_before_it_deletes() -> None:
     log = fresh_log(store)
     patient = replace(LAST_TWO, grace_s=3600.0)
     assert collect(log, patient).objects_deleted == 0
-    assert steps(store) == [50, 40]
+    assert canonical_steps(store) == [50, 40]
     assert isinstance(log.runtime.clock, TestClock)
     log.runtime.clock.now += 7200
     assert collect(log, patient).objects_deleted == 8 + 12
@@ -393,7 +376,7 @@ def test_root_born_during_mark_is_kept() -> None:
     racing.reset(plan)
     collect(fresh_log(racing), LAST_TWO)
     assert born
-    assert steps(store)[0] == 60
+    assert canonical_steps(store)[0] == 60
     assert not missing_of_roots(fresh_log(store))
 
 
@@ -430,68 +413,3 @@ def test_a_record_that_hides_a_group_stops_the_collection() -> None:
     saver.commit(80)
     with pytest.raises(Corrupt, match="does not list group"):
         collect(fresh_log(store), LAST_TWO)
-
-
-def test_gc_survives_a_crash_at_every_operation() -> None:
-    def prepared() -> MemoryStore:
-        store, saver = trained(4)
-        saver.write(999)
-        resume(store, make_runtime(3))
-        return store
-
-    def scenario(store: Store) -> None:
-        collect(fresh_log(store), LAST_TWO)
-
-    clean = prepared()
-    scenario(clean)
-    wanted = {
-        key for key in keys_under(clean, "") if key.startswith(("packs/", "meta/run@1/_snap"))
-    }
-    deaths = 0
-    for death, store in every_crash(prepared, scenario, counted=WRITES):
-        deaths += 1
-        log = fresh_log(store)
-        assert not missing_of_roots(log), death
-        assert steps(store)[:2] == [30, 20], death
-        collect(log, LAST_TWO)
-        assert not missing_of_roots(log), death
-        left = {
-            key for key in keys_under(store, "") if key.startswith(("packs/", "meta/run@1/_snap"))
-        }
-        assert left == wanted, death
-        fold = log.refresh()
-        assert all(entry.swept for entry in fold.condemned.values()), death
-    assert deaths > 10
-
-
-def test_two_workers_at_once_do_no_harm() -> None:
-    """The second worker does all its work in the middle of the first one's, at every write."""
-    for number in range(1, 12):
-        store, _ = trained(4)
-        racing = FaultyStore(store, counted=WRITES)
-
-        def plan(operation: Operation, at: int = number, store: Store = store) -> Fault | None:
-            if operation.number == at:
-                collect(fresh_log(store), LAST_TWO)
-            return None
-
-        racing.reset(plan)
-        collect(fresh_log(racing), LAST_TWO)
-        log = fresh_log(store)
-        assert not missing_of_roots(log)
-        assert steps(store) == [30, 20]
-        records = list(log.records())
-        condemned = sum(r.body.count for r in records if isinstance(r.body, Condemn))
-        assert condemned == 4 + 6
-        assert sum(isinstance(r.body, Swept) for r in records) == len(log.fold.condemned)
-
-
-@pytest.mark.parametrize("fault", ["lose", "late", "fail"])
-def test_a_lost_answer_at_any_write_changes_nothing(fault: Fault) -> None:
-    for number in range(1, 9):
-        store, saver = trained(4)
-        shaky = FaultyStore(store, fault_at(number, fault), counted=frozenset({"create"}))
-        collect(fresh_log(shaky), LAST_TWO)
-        shaky.land()
-        assert not missing_of_roots(fresh_log(store))
-        assert len(pack_keys(store, saver.term.keys)) == 1 + 4

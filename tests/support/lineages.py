@@ -20,6 +20,7 @@ from fwstore.format.packtable import PackInfo, encode_pack_table
 from fwstore.format.record import Commit, ObjectRef
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.fold import uses_of
+from fwstore.log.history import history
 from fwstore.log.lineage import find
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
@@ -189,3 +190,20 @@ def missing_of_roots(log: Log) -> list[str]:
             packs = read_packs(log.store, log.keys, uses_of(fold.entries[name]))
             missing += [key for key, _ in packs if key not in present]
     return missing
+
+
+def trained(saves: int = 6) -> tuple[MemoryStore, Saver]:
+    """A run whose saves share one frozen pack and write two of their own."""
+    store = make_store()
+    saver = Saver(resume(store))
+    saver.commit(0, fresh=3)
+    frozen = saver.packs[:1]
+    for number in range(1, saves):
+        saver.commit(number * 10, fresh=2, reuse=frozen, loss=1.0 / number)
+    saver.packs = frozen
+    return store, saver
+
+
+def canonical_steps(store: Store) -> list[int]:
+    """The canonical steps, newest first, as a new process sees them."""
+    return [entry.step for entry in history(fresh_log(store).fold)]
