@@ -178,13 +178,14 @@ class Writer:
             if on_busy == "skip" and self._busy():
                 return self._skip(saving)
             self._wait_staged(0 if blocking else 1)
-            saving.prepared = self._engine.prepare(request, saving.statistics)
+            prepared = saving.prepared = self._engine.prepare(request, saving.statistics)
         except BaseException as error:
             self._announce_failure(request.save, error)
             raise
         self._steps.add(step)
         self._begin(saving)
-        if saving.prepared.live:
+        # A quick save has ended by now and forgotten what was prepared.
+        if prepared.live:
             self._wait_or_abandon(saving)
         saving.statistics.blocked_s = self._runtime.clock.monotonic() - started
         return saving.handle
