@@ -238,11 +238,13 @@ class SaveEngine:
         return self._plan
 
     def _known_of(self, plan: SavePlan) -> Known:
-        if self._known is None:
+        # The thread of an earlier save may forget what is known at any time.
+        remembered = self._known
+        if remembered is None:
             if not self._bases:
                 return Known.nothing(plan)
             return known_from(self._bases, self.session.access.footers, plan)
-        before, known = self._known
+        before, known = remembered
         return known if before is plan else carry_over(known, before, plan)
 
     def _choose(

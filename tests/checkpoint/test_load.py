@@ -264,7 +264,7 @@ def test_new_states_of_another_floating_dtype(run: fwstore.Run) -> None:
 
 
 def test_plain_values_of_every_container_come_back(run: fwstore.Run) -> None:
-    state: dict[str, Any] = {
+    state: dict[Any, Any] = {
         "model": OrderedDict(w=np.ones(3), version=2),
         "pair": (np.ones(1), "inside"),
         "none": None,
