@@ -17,9 +17,12 @@ from fwstore.checkpoint.access import Access
 from fwstore.log.lineage import all_generations, read_lineage
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Verdict
+from fwstore.store.directory import DirectoryStore
 
 if TYPE_CHECKING:
     from fwstore.repository import Repository
+
+_STALE_UPLOAD_S = 86_400.0
 
 Progress = Callable[[int, int], None]
 
@@ -100,6 +103,14 @@ def verify_all(
     """
     accesses = lineages(repository, names)
     return join_reports(verify_run(access.origin, access.log, options) for access in accesses)
+
+
+def clean_uploads(repository: Repository) -> int:
+    """Remove what killed writers left half-written where no reader looks; return how many files."""
+    store = repository.store
+    if isinstance(store, DirectoryStore):
+        return store.clean_temporary(older_than_s=_STALE_UPLOAD_S)
+    return 0
 
 
 def lineages(repository: Repository, names: Sequence[str] | None) -> Iterable[Access]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from fwstore.base.config import Limits
+from fwstore.base.config import REMOTE_THREADS, Limits
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, NotFound
 from fwstore.care.gc import GcOptions, collect
 from fwstore.care.packcheck import Level
@@ -34,13 +35,13 @@ from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site, create_site, open_site
 from fwstore.log.terms import Candidate, Term, take_term
-from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_all
+from fwstore.maintenance import CollectionReport, Progress, clean_uploads, collect_all, verify_all
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep
 from fwstore.run import Run
 from fwstore.sched import BufferPool, Runtime
 from fwstore.sched.runtime import system_runtime
-from fwstore.store.address import open_store
+from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
 from fwstore.store.probe import ProbeReport, probe_store
 
@@ -92,7 +93,7 @@ class Repository:
         )
         self._site_name = site
         self._hash = ContentHash(hash_key)
-        self.runtime: Runtime = system_runtime(limits)
+        self.runtime: Runtime = system_runtime(_limits_for(url, limits or Limits()))
         self.store: Store = open_store(url, self.runtime, options)
         self.pool = BufferPool()
         self._accesses: dict[str, Access] = {}
@@ -167,6 +168,8 @@ class Repository:
                 keep=keep, dry_run=dry_run, explain=explain, open_foreign=self._open_foreign
             )
 
+        if not dry_run:
+            clean_uploads(self)
         return collect_all(self, None if run is None else [run], options, progress)
 
     def verify(
@@ -303,3 +306,9 @@ class Repository:
             return open_site(self.store, hash_key=self._hash.key_id)
         except NotFound as error:
             raise NotFound(f"there is no fwstore repository at {self.url}") from error
+
+
+def _limits_for(url: str, limits: Limits) -> Limits:
+    """Return the limits with enough threads to hide the round trips of a remote store."""
+    remote = url.partition("://")[0].lower() in REMOTE_SCHEMES
+    return replace(limits, threads=REMOTE_THREADS) if remote and not limits.threads else limits

@@ -111,12 +111,7 @@ class Run(RunHistory):
             references=borrowed[: len(references or {})],
             foreign=()
             if term is None
-            else pin_references(
-                borrowed,
-                access,
-                () if announced.base is None else announced.base.foreign,
-                self._repository.borrowed(borrowed),
-            ),
+            else pin_references(borrowed, access, term, self._repository.borrowed(borrowed)),
             after_commit=self._repository.retention(access, keep),
         )
         return make_writer(session, self._repository.pool, settings, announced.base, term)
@@ -129,16 +124,18 @@ class Run(RunHistory):
             at: Step to begin with; None takes the newest.
 
         Raises:
-            AlreadyExists: A run of that name exists.
+            AlreadyExists: A run of that name exists and has saved something.
         """
         checkpoint = self.latest() if at is None else self[at]
         fork = self._repository.run(name)
-        if fork.exists():
+        if fork.has_saved():
             raise AlreadyExists(f"run {name} exists in {self._repository.url}; choose another name")
         term = self._repository.take_term(name, None)
+        if term.base is not None:
+            raise AlreadyExists(f"run {name} was begun by another job meanwhile")
         access = self._repository.access(term.keys.name, term.keys.generation, term.lineage)
         reference = Reference((), checkpoint.access, checkpoint.entry, checkpoint.manifest)
-        foreign = pin_references([reference], access, (), self._repository.borrowed([reference]))
+        foreign = pin_references([reference], access, term, self._repository.borrowed([reference]))
         session = Session(access=access, coordinator=LocalCoordinator(), term=term.number)
         root = checkpoint.manifest.root
         draft = Draft(

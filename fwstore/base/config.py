@@ -18,7 +18,8 @@ class Limits:
     """Bounds that a user may change; every queue, buffer and wait in fwstore obeys one of them.
 
     Attributes:
-        threads: Worker threads of one process; 0 means one per core, at least 2, at most 16.
+        threads: Worker threads of one process; 0 means one per core, at least 2 and at most 16, or 16 for a
+            remote store, whose round trips they hide.
         staging_bytes: Most bytes of one state that are copied aside; a save with more to write blocks until
             it is durable. 0 means no bound.
         inflight_bytes: Most bytes encoded but not yet acknowledged by the store.
@@ -69,6 +70,7 @@ def system_environment() -> Environment:
     return Environment(dict(os.environ))
 
 
+REMOTE_THREADS = 16
 ROOT_BYTES_MAX = 256 * KIB
 LEAF_BYTES_MAX = 4 * MIB
 RECORD_BYTES_MAX = 16 * KIB

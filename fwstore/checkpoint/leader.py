@@ -26,6 +26,7 @@ from fwstore.checkpoint.outcome import (
 from fwstore.checkpoint.session import SaveRequest, Session
 from fwstore.content.build import BuiltSnapshot, build_snapshot, write_manifest
 from fwstore.content.contribution import Contribution, Dictionaries, parse_contribution
+from fwstore.content.lineages import keys_of
 from fwstore.format.groups import group_ranges
 from fwstore.format.keys import SnapshotId
 from fwstore.format.record import Commit, Foreign, ObjectRef
@@ -96,7 +97,7 @@ class Committer:
             self._root(draft), [*contributions, *self._referenced], access.content_hash
         )
         write_manifest(access.store, access.runtime, built)
-        entry = self._term.commit(self._record(draft, built))
+        entry = self._term.commit(self._record(draft, built), _own_packs(built))
         self.parent = entry
         return Committed(entry, built.root.totals)
 
@@ -217,6 +218,13 @@ class Leader:
             coordinator.drop(part_key(save, rank))
         if save > _KEPT_OUTCOMES:
             coordinator.drop(outcome_key(save - _KEPT_OUTCOMES))
+
+
+def _own_packs(built: BuiltSnapshot) -> list[str]:
+    """Return the keys of the packs of the snapshot's own lineage."""
+    lineages = [keys_of(lineage) for lineage in built.lineages]
+    own = built.lineages.index(built.root.lineage)
+    return [pack.key(lineages) for pack in built.packs if pack.lineage == own]
 
 
 def _contributions(parts: Sequence[Part]) -> list[Contribution]:

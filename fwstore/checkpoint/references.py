@@ -19,6 +19,7 @@ from fwstore.format.rows import concat_fragments, concat_runs
 from fwstore.format.summary import SnapshotEntry
 from fwstore.format.tensor import TensorInfo
 from fwstore.log.pins import pin
+from fwstore.log.terms import Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ def _below(prefix: TensorPath, info: TensorInfo) -> TensorInfo:
 def pin_references(
     references: Sequence[Reference],
     borrower: Access,
-    held: Sequence[Foreign],
+    term: Term,
     logs: Mapping[str, Access],
 ) -> tuple[Foreign, ...]:
     """Pin all snapshots that references use, theirs and those they borrow from, unless they are held.
@@ -79,12 +80,13 @@ def pin_references(
     Args:
         references: What will be referred to.
         borrower: The lineage that refers to it.
-        held: Pins that this lineage has already.
+        term: Its right to write; its base holds pins already.
         logs: Access by label to lineages that references borrow from.
 
     Returns:
-        What a commit record must list as foreign, `held` included.
+        What commit records of the term must list as foreign, that of its base included.
     """
+    held = () if term.base is None else term.base.foreign
     found = {(foreign.lineage, foreign.snapshot): foreign for foreign in held}
     for reference in references:
         wanted = [(reference.access, reference.entry.id)]
@@ -93,7 +95,13 @@ def pin_references(
             if access.lineage == borrower.lineage or (access.lineage, snapshot) in found:
                 continue
             label = borrower.keys.label
-            token = pin(access.log, snapshot, f"used by {label}", borrower=label)
+            token = pin(
+                access.log,
+                snapshot,
+                f"used by {label}",
+                borrower=label,
+                borrower_term=term.number,
+            )
             foreign = Foreign(access.keys.label, access.lineage, snapshot, token)
             found[access.lineage, snapshot] = foreign
     return tuple(found.values())

@@ -129,6 +129,7 @@ class Pin(Body, frozen=True, kw_only=True, tag="pin"):
         reason: For people.
         base_of: The term that chose it as its base, or 0 for a pin of a user.
         borrower: Label of the lineage that reuses its packs, if that is the reason.
+        borrower_term: The term of the borrower that asked for it.
     """
 
     pin: Token
@@ -136,6 +137,7 @@ class Pin(Body, frozen=True, kw_only=True, tag="pin"):
     reason: Text
     base_of: Count = 0
     borrower: Text | None = None
+    borrower_term: Count = 0
 
 
 class Unpin(Body, frozen=True, tag="unpin"):

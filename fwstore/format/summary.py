@@ -57,6 +57,7 @@ class PinEntry(Row, frozen=True):
     reason: Text
     base_of: Count
     borrower: Text | None
+    borrower_term: Count
     seq: Count
     wall_time: float
 

@@ -298,6 +298,7 @@ class Fold:
                     body.reason,
                     body.base_of,
                     body.borrower,
+                    body.borrower_term,
                     record.seq,
                     record.time,
                 )

@@ -17,7 +17,9 @@ from fwstore.log.log import Log
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def pin(log: Log, snapshot: str, reason: str, *, borrower: str | None = None) -> str:
+def pin(
+    log: Log, snapshot: str, reason: str, *, borrower: str | None = None, borrower_term: int = 0
+) -> str:
     """Pin a snapshot that is on offer; return the token that lifts the pin.
 
     Args:
@@ -25,6 +27,7 @@ def pin(log: Log, snapshot: str, reason: str, *, borrower: str | None = None) ->
         snapshot: Its id.
         reason: For people.
         borrower: Label of another lineage that will refer to its packs.
+        borrower_term: The term in which it will.
 
     Raises:
         NotFound: There is no such snapshot; `Expired` when there was.
@@ -33,7 +36,13 @@ def pin(log: Log, snapshot: str, reason: str, *, borrower: str | None = None) ->
 
     def make(fold: Fold) -> AnyBody:
         _require(log, fold, snapshot)
-        return Pin(pin=token, snapshot=snapshot, reason=reason, borrower=borrower)
+        return Pin(
+            pin=token,
+            snapshot=snapshot,
+            reason=reason,
+            borrower=borrower,
+            borrower_term=borrower_term,
+        )
 
     log.append(make)
     return token

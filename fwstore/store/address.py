@@ -29,6 +29,7 @@ _BUCKET_KINDS = {
     "az": "azure",
     "azure": "azure",
 }
+REMOTE_SCHEMES = frozenset(_BUCKET_KINDS)
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
 _MALFORMED = re.compile(r"[A-Za-z0-9+.-]+:/")
 _QUERY = frozenset({"endpoint", "region"})

@@ -182,8 +182,9 @@ class DirectoryStore:
     def clean_temporary(self, *, older_than_s: float) -> int:
         """Remove temporary files that dead processes left and return their number.
 
-        Ages are by the clock of the file system. A live writer whose file is removed fails with
-        `Unavailable`: nothing is lost but that attempt.
+        A process of this machine that is gone is known to be dead; for others age decides, by the clock of
+        the file system. A live writer whose file is removed fails with `Unavailable`: nothing is lost but
+        that attempt.
         """
         with translated("clean", self.url):
             mine = self._open_temporary()
@@ -251,7 +252,7 @@ class DirectoryStore:
         )
 
     def _open_temporary(self) -> _Temporary:
-        name = f"{os.uname().nodename}-{os.getpid()}-{self._ids.token(8)}"
+        name = f"{_this_process()}-{self._ids.token(8)}"
 
         def create(folder: Folder) -> _Temporary:
             return _Temporary(
@@ -355,6 +356,38 @@ def _parts(key: str) -> Parts:
     return tuple(validate_key(key).split("/"))
 
 
+def _this_process() -> str:
+    """Return what names this process among those that share the file system.
+
+    Process numbers mean something only within one machine and one process namespace.
+    """
+    return f"{os.uname().nodename}-{_namespace()}-{os.getpid()}"
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        # Not Linux, or /proc is hidden: one namespace is all there is to tell.
+        return 0
+
+
+def _is_dead(name: str) -> bool:
+    """Return whether a temporary file belongs to a process of this machine that is gone."""
+    owner, _, _ = name.rpartition("-")
+    place, _, process = owner.rpartition("-")
+    if place != _this_process().rpartition("-")[0] or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        # It lives and belongs to another user.
+        return False
+    return False
+
+
 def _unlink(name: str, folder: Folder) -> None:
     os.unlink(name, dir_fd=folder.descriptor)
 
@@ -364,7 +397,8 @@ def _remove_old(folder: Folder, oldest: float) -> int:
     with scan(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
-                if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                old = entry.stat(follow_symlinks=False).st_mtime < oldest
+                if old or _is_dead(entry.name):
                     os.unlink(entry.name, dir_fd=folder.descriptor)
                     removed += 1
     return removed
