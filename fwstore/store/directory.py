@@ -366,7 +366,7 @@ def _this_process() -> str:
 
 def _namespace() -> int:
     try:
-        return os.stat("/proc/self/ns/pid").st_ino
+        return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         # Not Linux, or /proc is hidden: one namespace is all there is to tell.
         return 0
