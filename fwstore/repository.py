@@ -28,9 +28,8 @@ from fwstore.content.footers import FooterCache
 from fwstore.content.read import ContentReader
 from fwstore.content.verified import Origin
 from fwstore.format.keys import LineageKeys
-from fwstore.format.record import Foreign
 from fwstore.format.summary import SnapshotEntry
-from fwstore.log.lineage import find, list_lineages
+from fwstore.log.lineage import find, list_lineages, read_lineage
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site, create_site, open_site
@@ -164,9 +163,7 @@ class Repository:
         self._site()
 
         def options(explain: Callable[[Garbage], None]) -> GcOptions:
-            return GcOptions(
-                keep=keep, dry_run=dry_run, explain=explain, open_foreign=self._open_foreign
-            )
+            return GcOptions(keep=keep, dry_run=dry_run, explain=explain, open_log=self._open_log)
 
         if not dry_run:
             clean_uploads(self)
@@ -249,7 +246,7 @@ class Repository:
         """Return what rank 0 does after every commit."""
         if keep is None:
             return lambda _: 0
-        options = GcOptions(keep=keep, orphans=False, open_foreign=self._open_foreign)
+        options = GcOptions(keep=keep, orphans=False, open_log=self._open_log)
 
         def apply(_: SnapshotEntry) -> int:
             try:
@@ -289,15 +286,16 @@ class Repository:
         )
 
     def _by_label(self, label: str) -> Access:
+        # Not by name: the name may have gone to a newer generation, and the bytes are still borrowed.
         name, _, generation = label.rpartition("@")
-        access = self.find(name)
-        if access is None or access.keys.generation != int(generation):
+        lineage = read_lineage(self.store, LineageKeys(name, int(generation)))
+        if lineage is None:
             raise NotFound(f"run {label}, whose bytes are borrowed, is not in {self.url}")
-        return access
+        return self.access(lineage.name, lineage.generation, lineage.lineage)
 
-    def _open_foreign(self, foreign: Foreign) -> Log | None:
+    def _open_log(self, label: str) -> Log | None:
         try:
-            return self._by_label(foreign.label).log
+            return self._by_label(label).log
         except NotFound:
             return None
 

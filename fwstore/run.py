@@ -127,8 +127,9 @@ class Run(RunHistory):
             AlreadyExists: A run of that name exists and has saved something.
         """
         checkpoint = self.latest() if at is None else self[at]
-        fork = self._repository.run(name)
-        if fork.has_saved():
+        # A run without a save is what a fork leaves that died: this one takes its place.
+        found = self._repository.find(name)
+        if found is not None and _has_saved(found.log.refresh()):
             raise AlreadyExists(f"run {name} exists in {self._repository.url}; choose another name")
         term = self._repository.take_term(name, None)
         if term.base is not None:
@@ -147,7 +148,7 @@ class Run(RunHistory):
         )
         committer = Committer(session, term, [contribution_of_reference(reference)], foreign)
         committer.commit(draft, [])
-        return fork
+        return self._repository.run(name)
 
     def delete(self, reason: str = "deleted") -> None:
         """Delete the run; its name may be used again, its bytes go with the next garbage collection."""
@@ -233,7 +234,7 @@ class Run(RunHistory):
             ticket: What `begin_save` returned.
             parts: What `write_part` returned, from every rank.
             state: The plain state, with `TensorSlot` where tensors stand.
-            metrics: Finite numbers by name.
+            metrics: Numbers by name; those that are not finite are left out.
             annotations: Named byte strings to be kept with the checkpoint.
 
         Raises:
@@ -267,3 +268,7 @@ class Run(RunHistory):
         named: list[tuple[TensorPath, Checkpoint]] = [((k,), c) for k, c in references.items()]
         named += [((), checkpoint) for checkpoint in bases]
         return [Reference(prefix, c.access, c.entry, c.manifest) for prefix, c in named]
+
+
+def _has_saved(fold: Fold) -> bool:
+    return fold.closed is None and bool(fold.saves)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fwstore.base.errors import NotFound
 from fwstore.care.orphans import (
     COORDINATION,
     LATE_COPY,
@@ -17,14 +16,20 @@ from fwstore.care.orphans import (
     find_orphans,
     late_copies,
 )
-from fwstore.care.retain import append_expire, finished_pins, lift_pins, plan_retention
+from fwstore.care.retain import (
+    abandoned_pins,
+    append_expire,
+    finished_pins,
+    lift_pins,
+    plan_retention,
+    returned_pins,
+)
 from fwstore.care.survey import Survey
-from fwstore.format.record import AnyBody, Foreign, Swept
+from fwstore.format.record import AnyBody, Swept
 from fwstore.format.summary import CondemnEntry, PinEntry, SnapshotEntry
 from fwstore.log.fold import Fold
 from fwstore.log.lineage import mark_closed
 from fwstore.log.log import Log
-from fwstore.log.pins import unpin
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep, RetentionPlan, Verdict, describe_keep
 
@@ -32,7 +37,7 @@ TAILS_S = 14 * 86_400.0
 _DELETE_BATCH = 1000
 
 Explain = Callable[[Garbage], None]
-OpenForeign = Callable[[Foreign], Log | None]
+OpenLog = Callable[[str], Log | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +47,12 @@ class GcOptions:
     Attributes:
         keep: Retention of the canonical chain; None expires nothing of it.
         dry_run: Plan and explain, write and delete nothing.
-        orphans: Also LIST the lineage for what no record knows.
+        orphans: Also look for what died: LIST the lineage for what no record knows, and read the logs of
+            borrowers for pins that they have given up.
         grace_s: Delete only what was condemned so long ago; for the comfort of readers.
         tails_s: Age at which snapshots beside the canonical chain expire.
         explain: Called for every key that is garbage.
-        open_foreign: Opens the log of a lineage whose packs were borrowed, to lift the pin there.
+        open_log: Opens the log of another lineage by its label: one that lent or borrowed packs.
     """
 
     keep: Keep | None = None
@@ -55,7 +61,7 @@ class GcOptions:
     grace_s: float = 0.0
     tails_s: float = TAILS_S
     explain: Explain = lambda _: None
-    open_foreign: OpenForeign = lambda _: None
+    open_log: OpenLog = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ class GcReport:
         kept: Snapshots on offer that stay, with why.
         expired: Snapshots that are no longer offered, with why.
         garbage: What was found to be garbage, by group.
-        pins_lifted: Base pins that had served.
+        pins_lifted: Pins of bases and of borrowers that had served.
         objects_deleted: Keys deleted by this call, also of earlier lists.
         bytes_deleted: Their bytes as they were when condemned.
     """
@@ -129,6 +135,8 @@ class _Collection:
     def run(self) -> GcReport:
         fold = self._log.refresh()
         pins = finished_pins(fold)
+        if self._options.orphans:
+            pins += abandoned_pins(fold, self._options.open_log)
         plan = self._preview(fold, pins) if self._options.dry_run else self._act(pins)
         return GcReport(
             dry_run=self._options.dry_run,
@@ -183,14 +191,10 @@ class _Collection:
 
     def _return_borrowed(self, ending: Sequence[SnapshotEntry]) -> None:
         """Lift pins in other lineages that only the ending snapshots needed."""
-        names = {entry.id for entry in ending}
-        others = [e for name, e in tuple(self._log.fold.entries.items()) if name not in names]
-        needed = {foreign.pin for entry in others for foreign in entry.foreign}
-        for entry in ending:
-            for foreign in entry.foreign:
-                donor = self._options.open_foreign(foreign) if foreign.pin not in needed else None
-                if donor is not None:
-                    _lift_borrowed(donor, foreign.pin)
+        for label in {foreign.label for entry in ending for foreign in entry.foreign}:
+            donor = self._options.open_log(label)
+            if donor is not None:
+                lift_pins(donor, returned_pins(donor.refresh(), self._log.fold, ending))
 
     def _sweep(self, survey: Survey) -> None:
         """Delete what is condemned and not yet swept, whoever condemned it."""
@@ -255,11 +259,3 @@ def _swept(entry: CondemnEntry) -> Callable[[Fold], AnyBody | None]:
         return None if fold.condemned[entry.token].swept else Swept(entry.token)
 
     return make
-
-
-def _lift_borrowed(donor: Log, token: str) -> None:
-    try:
-        unpin(donor, token)
-    except NotFound:
-        # An earlier worker lifted it and died before it could record the end of the snapshot.
-        return

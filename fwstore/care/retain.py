@@ -6,7 +6,7 @@ the base of the newest open are protected again at every lost slot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fwstore.format.record import AnyBody, Expire, Unpin
 from fwstore.format.summary import PinEntry, SnapshotEntry
@@ -74,6 +74,45 @@ def finished_pins(fold: Fold) -> list[PinEntry]:
         pin
         for pin in tuple(fold.pins.values())
         if pin.base_of and (newest > pin.base_of or fold.saves.get(pin.base_of, 0) > 0)
+    ]
+
+
+def abandoned_pins(fold: Fold, open_log: Callable[[str], Log | None]) -> list[PinEntry]:
+    """Return the pins of borrowers that can neither name them in a new record nor do so in a standing one.
+
+    They are what a job leaves that dies between pinning what it will refer to and its first save.
+    """
+    lent: dict[str, list[PinEntry]] = {}
+    for pin in tuple(fold.pins.values()):
+        if pin.borrower is not None:
+            lent.setdefault(pin.borrower, []).append(pin)
+    found = []
+    for label, pins in lent.items():
+        log = open_log(label)
+        if log is not None:
+            found += _not_named(pins, log.refresh(), ())
+    return found
+
+
+def returned_pins(donor: Fold, borrower: Fold, ending: Sequence[SnapshotEntry]) -> list[PinEntry]:
+    """Return the pins in a donor's log that a borrower needs no more once some snapshots have ended."""
+    tokens = {foreign.pin for entry in ending for foreign in entry.foreign}
+    pins = [pin for token, pin in tuple(donor.pins.items()) if token in tokens]
+    return _not_named(pins, borrower, ending)
+
+
+def _not_named(
+    pins: Sequence[PinEntry], borrower: Fold, ending: Sequence[SnapshotEntry]
+) -> list[PinEntry]:
+    """Return the pins that no record of the borrower names, nor will: later terms know them by their base."""
+    gone = {entry.id for entry in ending}
+    entries = [entry for name, entry in tuple(borrower.entries.items()) if name not in gone]
+    named = {foreign.pin for entry in entries for foreign in entry.foreign}
+    return [
+        pin
+        for pin in pins
+        if pin.pin not in named
+        and (borrower.closed is not None or pin.borrower_term < borrower.fence)
     ]
 
 

@@ -131,9 +131,7 @@ def make_writer(
     leader = None
     if term is not None:
         referenced = [contribution_of_reference(reference) for reference in settings.references]
-        held = () if base is None else base.foreign
-        foreign = tuple(dict.fromkeys([*held, *settings.foreign]))
-        committer = Committer(session, term, referenced, foreign)
+        committer = Committer(session, term, referenced, settings.foreign)
         leader = Leader(session, committer, settings.after_commit)
     return Writer(engine, leader, checkpoint)
 

@@ -66,7 +66,7 @@ class Committer:
         session: The job on rank 0.
         term: Its right to write.
         referenced: Contributions of snapshots taken over by reference.
-        foreign: The pins that keep packs of other lineages.
+        foreign: The pins that keep packs of other lineages, beside those that the base of the term has.
     """
 
     def __init__(
@@ -79,8 +79,11 @@ class Committer:
         self._session = session
         self._term = term
         self._referenced = tuple(referenced)
-        self._foreign: dict[str, list[Foreign]] = {pin.lineage: [] for pin in foreign}
-        for pin in foreign:
+        # Chunks found in the base may lie in packs that the base has borrowed.
+        inherited = () if term.base is None else term.base.foreign
+        pins = dict.fromkeys([*inherited, *foreign])
+        self._foreign: dict[str, list[Foreign]] = {pin.lineage: [] for pin in pins}
+        for pin in pins:
             self._foreign[pin.lineage].append(pin)
         self.parent: SnapshotEntry | None = term.base
 

@@ -84,7 +84,7 @@ def pin_references(
         logs: Access by label to lineages that references borrow from.
 
     Returns:
-        What commit records of the term must list as foreign, that of its base included.
+        The pins that commit records of the term must list as foreign.
     """
     held = () if term.base is None else term.base.foreign
     found = {(foreign.lineage, foreign.snapshot): foreign for foreign in held}

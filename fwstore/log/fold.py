@@ -141,7 +141,7 @@ class Fold:
         body = record.body
         if isinstance(body, Open | Commit) and self.fence > record.term:
             return Refusal.FENCED
-        if isinstance(body, Open | Commit | Publish | Hold | Pin | Tag) and self.closed is not None:
+        if self.closed is not None and self._needs_open_log(body):
             return Refusal.CLOSED
         if self._is_duplicate(record):
             return Refusal.DUPLICATE
@@ -220,6 +220,12 @@ class Fold:
             )
         if record.seq != self.seq + 1 or record.previous != self.digest:
             raise Corrupt(f"record {record.seq} does not follow record {self.seq} of its log")
+
+    def _needs_open_log(self, body: AnyBody) -> bool:
+        if isinstance(body, Pin):
+            # Bytes that are lent already may be lent on, though their own run was deleted.
+            return all(pin.snapshot != body.snapshot for pin in self.pins.values())
+        return isinstance(body, Open | Commit | Publish | Hold | Tag)
 
     def _is_duplicate(self, record: Record) -> bool:
         body = record.body

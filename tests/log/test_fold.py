@@ -196,6 +196,9 @@ def test_a_closed_lineage_takes_only_collection() -> None:
     assert {verdict(fold, body) for body in refused} == {Refusal.CLOSED}
     assert verdict(fold, condemn((1, 1), snapshots=[name(1)])) is None
     assert verdict(fold, Swept(CONDEMN)) is None
+    lent = Pin(pin="4" * 32, snapshot=name(1), reason="", borrower="fork@1")
+    fold = folded((commit(1), 1), (lent, 0), (Close("test"), 0))
+    assert verdict(fold, Pin(pin="3" * 32, snapshot=name(1), reason="")) is None
 
 
 def test_roots() -> None:

@@ -60,7 +60,13 @@ BODIES: dict[str, AnyBody] = {
     "hold": Hold(
         hold="4" * 32, snapshot=SNAPSHOT, save=12, home=SITE, tables=(_REF,), groups=_GROUPS
     ),
-    "pin": Pin(pin="3" * 32, snapshot=OLDER, reason="paper, table 2", borrower="sft@1"),
+    "pin": Pin(
+        pin="3" * 32,
+        snapshot=OLDER,
+        reason="paper, table 2",
+        borrower="sft@1",
+        borrower_term=4,
+    ),
     "unpin": Unpin("3" * 32),
     "fence": Fence(),
     "expire": Expire((OLDER,), "Keep(last=1)"),
