@@ -6,14 +6,15 @@ Invariant: nothing here decides anything; it asks `fwstore.care` run by run and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from fwstore.base.errors import NotFound
+from fwstore.base.errors import Corrupt, NotFound
 from fwstore.care.gc import GcOptions, GcReport, collect
-from fwstore.care.problems import VerifyReport, join_reports
+from fwstore.care.problems import Problem, VerifyReport, join_reports
 from fwstore.care.verify import VerifyOptions, verify_run
 from fwstore.checkpoint.access import Access
+from fwstore.format.keys import LineageKeys
 from fwstore.log.lineage import all_generations, read_lineage
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Verdict
@@ -101,8 +102,48 @@ def verify_all(
     Raises:
         NotFound: A run that was named does not exist.
     """
-    accesses = lineages(repository, names)
-    return join_reports(verify_run(access.origin, access.log, options) for access in accesses)
+    reports: list[VerifyReport] = []
+    progress = _Joined(options.progress)
+    for keys in _generations(repository, names):
+        try:
+            access = _access(repository, keys)
+        except Corrupt as error:
+            reports.append(_unreadable(keys, error))
+            continue
+        if access is not None:
+            progress.next_run()
+            of_run = replace(options, progress=progress)
+            reports.append(verify_run(access.origin, access.log, of_run))
+    return join_reports(reports)
+
+
+class _Joined:
+    """The progress of several runs as one."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._before = self._done = 0
+
+    def next_run(self) -> None:
+        """Begin to count behind what was done."""
+        self._before = self._done
+
+    def __call__(self, done: int, total: int) -> None:
+        self._done = max(self._done, self._before + done)
+        if self._progress is not None:
+            self._progress(self._before + done, self._before + total)
+
+
+def _unreadable(keys: LineageKeys, error: Corrupt) -> VerifyReport:
+    lost = Problem(
+        run=keys.name,
+        step=None,
+        key=keys.catalog,
+        tensor=None,
+        message=f"{error}; nothing of the run can be loaded",
+        code=error.code,
+    )
+    return VerifyReport(objects=1, problems=(lost,))
 
 
 def clean_uploads(repository: Repository) -> int:
@@ -119,15 +160,25 @@ def lineages(repository: Repository, names: Sequence[str] | None) -> Iterable[Ac
     Raises:
         NotFound: A run that was named does not exist.
     """
+    for keys in _generations(repository, names):
+        access = _access(repository, keys)
+        if access is not None:
+            yield access
+
+
+def _generations(repository: Repository, names: Sequence[str] | None) -> list[LineageKeys]:
     generations = all_generations(repository.store)
     missing = set(names or ()) - {keys.name for keys in generations}
     if missing:
         raise NotFound(f"there is no run {', '.join(sorted(missing))} in {repository.url}")
-    for keys in generations:
-        if names is None or keys.name in names:
-            lineage = read_lineage(repository.store, keys)
-            if lineage is not None:
-                yield repository.access(keys.name, keys.generation, lineage.lineage)
+    return [keys for keys in generations if names is None or keys.name in names]
+
+
+def _access(repository: Repository, keys: LineageKeys) -> Access | None:
+    lineage = read_lineage(repository.store, keys)
+    if lineage is None:
+        return None
+    return repository.access(keys.name, keys.generation, lineage.lineage)
 
 
 def _actions(run: str, report: GcReport, garbage: Sequence[Garbage]) -> list[CollectedAction]:
