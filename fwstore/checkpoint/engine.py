@@ -29,7 +29,7 @@ from fwstore.checkpoint.reserved import (
 )
 from fwstore.checkpoint.saveplan import PlannedSegment, SavePlan, make_plan, structure_of
 from fwstore.checkpoint.segments import Segment
-from fwstore.checkpoint.session import SaveRequest, Session
+from fwstore.checkpoint.session import SaveRequest, Session, finite_metrics
 from fwstore.checkpoint.shard import Piece, Shard
 from fwstore.checkpoint.sources import batches_of
 from fwstore.checkpoint.stage import StagedSegment, stage, unchanged_chunks
@@ -81,6 +81,7 @@ class Prepared:
         extra_sources: Their segments and bytes.
         inline_state: The plain state when it fits the root.
         position: The stored data position.
+        metrics: Finite numbers by name.
         live: The sources are the caller's own memory, which must not change until they are written.
         places: Where all chunks of the plan lie, once written.
         fresh: Term and save of the packs written for it.
@@ -94,6 +95,7 @@ class Prepared:
     extra_sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
     inline_state: bytes | None = None
     position: bytes | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     live: bool = False
     places: Places | None = field(default=None, repr=False)
     fresh: tuple[int, int] = (0, 0)
@@ -143,6 +145,7 @@ class SaveEngine:
         known = self._known_of(plan)
         prepared = self._choose(plan, known, catalogue, request, statistics)
         prepared.position = None if request.position is None else encode_state(request.position)
+        prepared.metrics = finite_metrics(request.metrics)
         prepared.inline_state = extra.inline_state
         self._prepare_extra(prepared, extra.shards)
         return prepared

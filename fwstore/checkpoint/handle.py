@@ -31,7 +31,7 @@ class SaveStatistics:
         rank_bytes_written: Bytes that this rank wrote to packs.
         rank_bytes_staged: Bytes that this rank copied out of the caller's memory.
         chunks: Chunks of the snapshot.
-        packs: Packs that all ranks wrote.
+        packs: Packs that the snapshot refers to, old ones too.
         fragment_bytes: Bytes of the snapshot in chunks that are parts of cells.
         bytes_freed: Bytes that retention freed after this save, on rank 0, once that has ended.
     """

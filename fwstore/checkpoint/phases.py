@@ -17,7 +17,7 @@ from fwstore.checkpoint.known import Known, known_from
 from fwstore.checkpoint.leader import Committer, Draft
 from fwstore.checkpoint.reserved import STATE_PATH, annotation_path, bytes_shard, refuse_reserved
 from fwstore.checkpoint.saveplan import make_plan
-from fwstore.checkpoint.session import Session
+from fwstore.checkpoint.session import Session, finite_metrics
 from fwstore.checkpoint.shard import Shard
 from fwstore.checkpoint.sources import batches_of
 from fwstore.checkpoint.states import INLINE_STATE_BYTES_MAX
@@ -158,7 +158,7 @@ def commit_save(
     extra = _write(access, session.naming(_ONLY_SAVE), reserved, None)
     known: dict[Any, Any] = {}
     contributions = [parse_contribution(part, known) for part in parts]
-    draft = Draft(save=_ONLY_SAVE, step=ticket.step, state=inline, metrics=dict(metrics))
+    draft = Draft(save=_ONLY_SAVE, step=ticket.step, state=inline, metrics=finite_metrics(metrics))
     entry = Committer(session, term).commit(draft, [*contributions, extra]).entry
     _expire(term, ticket.replaces)
     return entry

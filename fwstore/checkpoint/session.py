@@ -5,10 +5,12 @@ Invariant: every rank of a job has the same term and lineage; both came from the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fwstore.base.errors import InvalidInput
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.content.packing import PackNaming
@@ -62,7 +64,7 @@ class SaveRequest:
         save: Its number in the term, from 1.
         step: The step of the user.
         state: The nested state.
-        metrics: Finite numbers by name.
+        metrics: Numbers by name.
         position: Where the run stands in its data.
         per_rank: A plain value of this rank.
         blocking: Write from live memory instead of staging.
@@ -77,3 +79,24 @@ class SaveRequest:
     per_rank: Any = None
     blocking: bool = False
     annotations: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return metrics as they are stored; those that are not finite are left out.
+
+    A loss that became NaN is no reason not to save the state.
+
+    Raises:
+        InvalidInput: A name is no text, or a value no number.
+    """
+    found: dict[str, float] = {}
+    for name, value in (metrics or {}).items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidInput(f"metric {name!r} must be a number, not {value!r}") from error
+        if type(name) is not str:
+            raise InvalidInput(f"the name of a metric must be text, not {name!r}")
+        if math.isfinite(number):
+            found[name] = number
+    return found

@@ -16,6 +16,7 @@ from fwstore.base.errors import (
     AlreadyExists,
     Conflict,
     Fenced,
+    FwstoreError,
     InternalError,
     InvalidInput,
     Unavailable,
@@ -152,7 +153,7 @@ class Writer:
             step: The optimizer step; every rank passes the same.
             state: Nested dicts, lists and tuples of tensors and plain values. Plain values are taken from
                 rank 0; tensors from the ranks that hold them.
-            metrics: Finite numbers by name, from rank 0.
+            metrics: Numbers by name, from rank 0; those that are not finite are left out.
             position: Where the run stands in its data, a plain value from rank 0.
             per_rank: A plain value of this rank alone, such as the state of its random generators.
             on_busy: What to do when an earlier save is still staged: "wait" for it or "skip" this one.
@@ -178,15 +179,12 @@ class Writer:
             if on_busy == "skip" and self._busy():
                 return self._skip(saving)
             self._wait_staged(0 if blocking else 1)
-            prepared = saving.prepared = self._engine.prepare(request, saving.statistics)
+            saving.prepared = self._engine.prepare(request, saving.statistics)
         except BaseException as error:
             self._announce_failure(request.save, error)
             raise
         self._steps.add(step)
-        self._begin(saving)
-        # A quick save has ended by now and forgotten what was prepared.
-        if prepared.live:
-            self._wait_or_abandon(saving)
+        self._begin_or_abandon(saving, wait=saving.prepared.live)
         saving.statistics.blocked_s = self._runtime.clock.monotonic() - started
         return saving.handle
 
@@ -239,17 +237,26 @@ class Writer:
             running.pop(0).result.exception()
         self._savings = [saving for saving in self._savings if not saving.ended.done()]
 
+    def _begin_or_abandon(self, saving: Saving, *, wait: bool) -> None:
+        try:
+            self._begin(saving)
+            if wait:
+                saving.handle.result()
+        except BaseException:
+            # The caller may change its tensors now, also those that are still being read.
+            saving.abandoned = True
+            raise
+
     def _begin(self, saving: Saving) -> None:
         before = self._savings[-1].ended if self._savings else None
         self._savings.append(saving)
         name = f"fwstore-save-{saving.request.step}"
-        self._runtime.scheduler.spawn(name, self._finish, saving, before)
-
-    def _wait_or_abandon(self, saving: Saving) -> None:
         try:
-            saving.handle.result()
-        except BaseException:
-            saving.abandoned = True
+            self._runtime.scheduler.spawn(name, self._finish, saving, before)
+        except FwstoreError as error:
+            self._announce_failure(saving.request.save, error)
+            saving.end(None, error)
+            saving.ended.set_result(None)
             raise
 
     def _skip(self, saving: Saving) -> SaveHandle:
@@ -314,7 +321,7 @@ class Writer:
             step=request.step,
             state=prepared.inline_state,
             position=prepared.position,
-            metrics=dict(request.metrics or {}),
+            metrics=prepared.metrics,
         )
         voted = self._engine.agreement.voted_in == request.save
         return self._leader.commit(request, draft, part, voted=voted)

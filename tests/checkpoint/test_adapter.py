@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fwstore.plan.box import Box
 
 from fwstore.base.errors import InvalidInput, Unsupported
 from fwstore.checkpoint.adapter import Adapters, NumpyAdapter, ShardAdapter
 from fwstore.checkpoint.shard import Piece, Shard
 from fwstore.format.state import ForeignValue
+from fwstore.plan.box import Box
 
 
 class Money:
