@@ -1,7 +1,7 @@
 """Fewer, larger reads: a request costs a round trip, a few unwanted bytes cost next to nothing.
 
-Invariant: every range lies whole in exactly one request; no request spans a gap that is larger than
-allowed, nor grows past the allowed size unless a single range is larger than that.
+Invariant: every range lies whole in exactly one request; no request spans a gap between ranges that is
+larger than allowed, nor grows past the allowed size unless a single range is larger than that.
 """
 
 from __future__ import annotations
