@@ -24,10 +24,11 @@ def test_every_range_lies_in_one_bounded_request(
         assert request.offset == inside[0][0]
         assert request.offset + request.length == max(start + size for start, size in inside)
         assert request.length <= limit or len(request.indices) == 1
-        for start, _ in inside[1:]:
-            # What an overlapping range of another request covers is no gap.
-            before = max(s + size for s, size in wanted if (s, size) < (start, 0))
-            assert start - before <= gap
+        for index in request.indices[1:]:
+            # What an overlapping range covers is no gap, be it in another request.
+            start = wanted[index][0]
+            others = wanted[:index] + wanted[index + 1 :]
+            assert max(s + size for s, size in others if s <= start) >= start - gap
 
 
 def test_neighbours_within_the_gap_share_a_request() -> None:
