@@ -17,6 +17,7 @@ from fwstore.care.logcheck import check_log
 from fwstore.care.packcheck import Damage, Level, PackChecker, PackFindings
 from fwstore.care.problems import Problem, VerifyReport, explain
 from fwstore.care.radius import Selection, tensors_hit
+from fwstore.care.rowcheck import check_rows
 from fwstore.content.footers import Pack
 from fwstore.content.manifest import Manifest, open_manifest
 from fwstore.content.verified import Origin
@@ -26,8 +27,6 @@ from fwstore.format.paths import display_path
 from fwstore.format.rows import I64, concat_fragments, concat_runs
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.log import Log
-from fwstore.plan.coverage import check_coverage
-from fwstore.plan.grid import Grid
 from fwstore.plan.mark import KeySet
 
 Progress = Callable[[int, int], None]
@@ -236,7 +235,7 @@ class _Verification:
         """Check that the leaves cover their tensors with chunks that the packs have."""
         for leaf in _whole_tensors(manifest):
             try:
-                _check_leaf(leaf, chunks)
+                check_rows(leaf, chunks)
             except FwstoreError as error:
                 self._add(entry, self._log.keys.root(entry.id), error)
 
@@ -322,34 +321,3 @@ def _whole_tensors(manifest: Manifest) -> Iterator[Leaf]:
             concat_runs([leaf.runs for leaf in leaves]),
             concat_fragments([leaf.fragments for leaf in leaves]),
         )
-
-
-def _check_leaf(leaf: Leaf, chunks: I64) -> None:
-    """Check that rows name chunks that packs have, and hold every element once.
-
-    Raises:
-        Corrupt: Some do not; the tensor is named.
-    """
-    ends = [
-        (leaf.runs.tensor, leaf.runs.pack, leaf.runs.first_chunk + leaf.runs.count),
-        (leaf.fragments.tensor, leaf.fragments.pack, leaf.fragments.chunk.astype(np.int64) + 1),
-    ]
-
-    def name(number: int) -> str:
-        return f"tensor {display_path(leaf.tensors[number - leaf.first_tensor].path)}"
-
-    for tensor, pack, end in ends:
-        beyond = pack >= len(chunks)
-        beyond |= end > chunks[np.where(beyond, 0, pack)] if len(chunks) else beyond
-        if bool(beyond.any()):
-            row = int(np.argmax(beyond))
-            raise Corrupt(
-                f"{name(int(tensor[row]))} lies in chunk {int(end[row]) - 1} of pack {pack[row]}, which "
-                "is not there"
-            )
-    # Tied and empty tensors have no chunks of their own.
-    grids = [
-        None if info.alias is not None or 0 in info.shape else Grid(info.shape, info.cells)
-        for info in leaf.tensors
-    ]
-    check_coverage(grids, leaf.runs, leaf.fragments, first_tensor=leaf.first_tensor, name=name)
