@@ -242,6 +242,20 @@ class Repository:
         labels = {foreign.label for ref in references for foreign in ref.entry.foreign}
         return {label: self._by_label(label) for label in labels}
 
+    def check_own(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint whose bytes stand in another store.
+
+        Raises:
+            InvalidInput: Its run is not in this repository.
+        """
+        keys = checkpoint.access.keys
+        lineage = read_lineage(self.store, keys)
+        if lineage is None or lineage.lineage != checkpoint.lineage:
+            raise InvalidInput(
+                f"{checkpoint} is of the repository {checkpoint.access.store.url} and cannot be referred to "
+                f"from {self.url}, where its bytes are not; import it there first"
+            )
+
     def retention(self, access: Access, keep: Keep | None) -> Callable[[SnapshotEntry], int]:
         """Return what rank 0 does after every commit."""
         if keep is None:

@@ -91,8 +91,10 @@ class Run(RunHistory):
 
         Raises:
             Conflict: Other jobs kept winning the election.
-            InvalidInput: The ranks cannot meet, or do not share the store.
+            InvalidInput: The ranks cannot meet, or do not share the store, or a checkpoint in `bases` or
+                `references` is of another repository.
         """
+        borrowed = self._references(references or {}, bases)
         runtime = self._repository.runtime
         world = find_world(runtime, rank, world_size)
         channel = coordinator
@@ -104,7 +106,6 @@ class Run(RunHistory):
         if channel.world_size > 1:
             check_shared(access, announced)
         session = Session(access=access, coordinator=channel, term=announced.term, codec=codec)
-        borrowed = self._references(references or {}, bases)
         settings = JobSettings(
             codec=codec,
             bases=[checkpoint.manifest for checkpoint in bases],
@@ -267,6 +268,8 @@ class Run(RunHistory):
     ) -> list[Reference]:
         named: list[tuple[TensorPath, Checkpoint]] = [((k,), c) for k, c in references.items()]
         named += [((), checkpoint) for checkpoint in bases]
+        for _, checkpoint in named:
+            self._repository.check_own(checkpoint)
         return [Reference(prefix, c.access, c.entry, c.manifest) for prefix, c in named]
 
 

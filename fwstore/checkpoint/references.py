@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fwstore.checkpoint.access import Access
+from fwstore.checkpoint.reserved import is_reserved
 from fwstore.content.contribution import Contribution
 from fwstore.content.manifest import Manifest
 from fwstore.format.paths import TensorPath, encode_path
@@ -40,9 +41,17 @@ class Reference:
 
 
 def contribution_of_reference(reference: Reference, rank: int = 0) -> Contribution:
-    """Return what a reference brings to a snapshot: all rows, no new byte."""
+    """Return what a reference brings to a snapshot: the rows of its tensors, no new byte.
+
+    A fork, which has no prefix, takes the plain state and the values of ranks as well.
+    """
     manifest = reference.manifest
-    infos = {info.path: _below(reference.prefix, info) for info in manifest.tensors()}
+    # Below a prefix, the plain state and the values of ranks would be taken for tensors of the user.
+    infos = {
+        info.path: _below(reference.prefix, info)
+        for info in manifest.tensors()
+        if not (reference.prefix and is_reserved(info.path))
+    }
     ordered = sorted(infos.items(), key=lambda pair: encode_path(pair[1].path))
     runs, fragments = [], []
     for number, (path, info) in enumerate(ordered):
