@@ -13,8 +13,16 @@ from dataclasses import dataclass, replace
 import msgspec
 from msgspec import structs
 
-from fwstore.base.errors import Conflict, Corrupt, Unavailable
+from fwstore.base.errors import Conflict, Corrupt
 from fwstore.checkpoint.coordinator import Coordinator, wait_for
+from fwstore.checkpoint.messages import (
+    catalogue_key,
+    outcome_key,
+    part_key,
+    verdict_key,
+    vote_key,
+)
+from fwstore.checkpoint.outcome import read_outcome, read_part
 from fwstore.checkpoint.reserved import is_reserved
 from fwstore.checkpoint.shard import Shard
 from fwstore.codec.hashing import ContentHash
@@ -25,13 +33,6 @@ from fwstore.sched.runtime import Runtime
 
 _encode = msgspec.msgpack.Encoder().encode
 _unkeyed = ContentHash()
-
-
-class _Verdict(msgspec.Struct, frozen=True):
-    """The leader's answer: who posted which list of tensors, or that a rank did not take part."""
-
-    retry: bool
-    holders: list[tuple[bytes, list[int]]]
 
 
 class _Group(msgspec.Struct, frozen=True, array_like=True):
@@ -50,7 +51,10 @@ class _Group(msgspec.Struct, frozen=True, array_like=True):
     ranks: tuple[int, ...]
 
 
-_decode_verdict = msgspec.msgpack.Decoder(_Verdict).decode
+_Holders = list[tuple[bytes, list[int]]]
+"""The leader's answer: which ranks posted the list of tensors of a digest."""
+
+_decode_holders = msgspec.msgpack.Decoder(_Holders).decode
 _decode_claims = msgspec.msgpack.Decoder(tuple[list[bytes], list[_Group]]).decode
 
 
@@ -130,19 +134,24 @@ class Agreement:
         self._stacks: dict[bytes, Layout] = {}
         self._everyone = Layout.replicated(tuple(range(coordinator.world_size)))
 
-    def forget(self) -> None:
-        """Ask for a new agreement at the next save."""
-        self._digest = None
+    def forget(self, save: int) -> None:
+        """Ask for a new agreement if the last one is no younger than a save that failed."""
+        if self.voted_in <= save:
+            self._digest = None
 
-    def settle(self, catalogue: Catalogue, save: int) -> Catalogue:
+    def settle(self, catalogue: Catalogue, save: int) -> Catalogue | None:
         """Return the catalogue with layouts that name all holders of every tensor.
+
+        Returns:
+            None when another rank skipped the save.
 
         Raises:
             Conflict: Some rank saw no change where another did; the next save agrees anew.
             Unavailable: A rank did not answer in time.
+            FwstoreError: What made another rank fail.
         """
-        if catalogue.digest != self._digest:
-            self._renew(catalogue, save)
+        if catalogue.digest != self._digest and not self._renew(catalogue, save):
+            return None
         tensors = {path: self._settled(path, shard) for path, shard in catalogue.tensors.items()}
         return replace(catalogue, tensors=tensors)
 
@@ -155,52 +164,58 @@ class Agreement:
         stack = self._stacks.get(encode_path(path)) if self._stacks else None
         return shard if stack is None else replace(shard, layout=stack)
 
-    def _renew(self, catalogue: Catalogue, save: int) -> None:
+    def _renew(self, catalogue: Catalogue, save: int) -> bool:
+        """Agree with the other ranks; False when one of them skipped the save."""
         self._digest = None
         self._holders, self._stacks = {}, {}
         self.voted_in = save
         if self._coordinator.world_size > 1:
-            verdict = self._exchange(catalogue, save)
-            if verdict.retry:
-                raise Conflict(
-                    f"save {save} was dropped: the set of tensors changed on some ranks only; "
-                    "the next save will settle who holds what"
-                )
-            if len(verdict.holders) > 1:
-                self._merge(verdict, save)
+            holders = self._exchange(catalogue, save)
+            if holders is None:
+                return False
+            if len(holders) > 1:
+                self._merge(holders, save)
         self._digest = catalogue.digest
+        return True
 
-    def _exchange(self, catalogue: Catalogue, save: int) -> _Verdict:
+    def _exchange(self, catalogue: Catalogue, save: int) -> _Holders | None:
         here = self._coordinator
         deadline = self._runtime.clock.monotonic() + self._runtime.limits.commit_timeout_s
         here.put(catalogue_key(save, catalogue.digest), catalogue.claims)
         here.put(vote_key(save, here.rank), catalogue.digest)
         if here.rank == 0:
-            here.put(verdict_key(save), _encode(self._gather(save, deadline)))
-        _, message = wait_for(here, (verdict_key(save),), self._runtime, deadline=deadline)
-        return _decode_verdict(message)
+            holders = self._gather(save, deadline)
+            if holders is not None:
+                here.put(verdict_key(save), _encode(holders))
+            return holders
+        # The leader that fails, skips, or saw no change itself, ends the save instead.
+        keys = (verdict_key(save), outcome_key(save))
+        key, message = wait_for(here, keys, self._runtime, deadline=deadline)
+        if key == verdict_key(save):
+            return _decode_holders(message)
+        if read_outcome(message) is not None:
+            raise Corrupt(f"save {save} was committed before its ranks agreed on its tensors")
+        return None
 
-    def _gather(self, save: int, deadline: float) -> _Verdict:
+    def _gather(self, save: int, deadline: float) -> _Holders | None:
         votes: dict[bytes, list[int]] = {}
         for rank in range(self._coordinator.world_size):
-            try:
-                key, digest = wait_for(
-                    self._coordinator,
-                    (vote_key(save, rank), part_key(save, rank)),
-                    self._runtime,
-                    deadline=deadline,
+            keys = (vote_key(save, rank), part_key(save, rank))
+            key, message = wait_for(self._coordinator, keys, self._runtime, deadline=deadline)
+            if key == vote_key(save, rank):
+                votes.setdefault(message, []).append(rank)
+            elif read_part(message, rank) is None:
+                return None
+            else:
+                raise Conflict(
+                    f"rank 0 has other tensors than before, rank {rank} has not; the next save settles it"
                 )
-            except Unavailable:
-                return _Verdict(retry=True, holders=[])
-            if key == part_key(save, rank):
-                return _Verdict(retry=True, holders=[])
-            votes.setdefault(digest, []).append(rank)
-        return _Verdict(retry=False, holders=sorted(votes.items()))
+        return sorted(votes.items())
 
-    def _merge(self, verdict: _Verdict, save: int) -> None:
+    def _merge(self, agreed: _Holders, save: int) -> None:
         holders: dict[bytes, list[int]] = {}
         groups: dict[bytes, set[_Group]] = {}
-        for digest, ranks in verdict.holders:
+        for digest, ranks in agreed:
             message = self._coordinator.poll(catalogue_key(save, digest))
             if message is None:
                 raise Corrupt(f"the list of tensors of ranks {ranks[:8]} was lost on its way")
@@ -225,33 +240,3 @@ def _stack_all(groups: Mapping[bytes, set[_Group]]) -> dict[bytes, Layout]:
         if not alone and len(set(ranks)) == len(ranks):
             stacks[encoded] = layouts.setdefault(alike, _stacked(alike))
     return stacks
-
-
-def refuse_late_vote(coordinator: Coordinator, save: int) -> None:
-    """Answer a rank that asks for an agreement which the leader does not take part in."""
-    coordinator.put(verdict_key(save), _encode(_Verdict(retry=True, holders=[])))
-
-
-def part_key(save: int, rank: int) -> str:
-    """Coordinator key of a rank's contribution to a save."""
-    return f"{save}/part/{rank}"
-
-
-def vote_key(save: int, rank: int) -> str:
-    """Coordinator key of the digest of a rank's list of replicated tensors."""
-    return f"{save}/agree/{rank}"
-
-
-def verdict_key(save: int) -> str:
-    """Coordinator key of the leader's answer to the votes."""
-    return f"{save}/agreed"
-
-
-def outcome_key(save: int) -> str:
-    """Coordinator key of the result of a save."""
-    return f"{save}/outcome"
-
-
-def catalogue_key(save: int, digest: bytes) -> str:
-    """Coordinator key of a list of replicated tensors."""
-    return f"{save}/catalogue/{digest.hex()}"

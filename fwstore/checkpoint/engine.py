@@ -132,15 +132,20 @@ class SaveEngine:
         """Return staging memory to the system."""
         self._pool.trim()
 
-    def prepare(self, request: SaveRequest, statistics: SaveStatistics) -> Prepared:
+    def prepare(self, request: SaveRequest, statistics: SaveStatistics) -> Prepared | None:
         """Read the caller's tensors: stage what changed, and note what did not.
+
+        Returns:
+            None when another rank skipped the save.
 
         Raises:
             UnsupportedValue: A value in the state cannot be stored.
             Conflict: The ranks disagree on which tensors there are; the next save settles it.
         """
-        catalogue, extra = self._describe(request)
-        catalogue = self.agreement.settle(catalogue, request.save)
+        described, extra = self._describe(request)
+        catalogue = self.agreement.settle(described, request.save)
+        if catalogue is None:
+            return None
         plan = self._plan_of(catalogue)
         known = self._known_of(plan)
         prepared = self._choose(plan, known, catalogue, request, statistics)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from fwstore.base.config import VERSION
 from fwstore.base.errors import Conflict, InvalidInput
-from fwstore.checkpoint.catalogue import outcome_key, part_key, refuse_late_vote, vote_key
 from fwstore.checkpoint.coordinator import wait_for
 from fwstore.checkpoint.engine import Part, parse_part
+from fwstore.checkpoint.messages import outcome_key, part_key, vote_key
 from fwstore.checkpoint.outcome import (
     SKIPPED,
     Committed,
@@ -195,25 +195,21 @@ class Leader:
         for rank in range(coordinator.world_size):
             message = part_message(own)
             if rank:
+                # A vote is of interest only while rank 0 took no part in the agreement that it asks for.
                 keys = (part_key(request.save, rank), vote_key(request.save, rank))
-                key, message = wait_for(coordinator, keys, runtime, deadline=deadline)
+                key, message = wait_for(
+                    coordinator, keys[:1] if voted else keys, runtime, deadline=deadline
+                )
                 if key == keys[1]:
-                    self._refuse_late(request, rank, voted=voted)
-                    message = wait_for(coordinator, keys[:1], runtime, deadline=deadline)[1]
+                    raise Conflict(
+                        f"rank {rank} has other tensors than before, rank 0 has not; the next save settles it"
+                    )
             stored = read_part(message, rank)
             if stored is None:
                 return None
             parts.append(parse_part(stored))
         _check_steps(parts, request)
         return parts
-
-    def _refuse_late(self, request: SaveRequest, rank: int, *, voted: bool) -> None:
-        """Refuse the vote of a rank when rank 0 took no part in the agreement that it asks for."""
-        if not voted:
-            refuse_late_vote(self._session.coordinator, request.save)
-            raise Conflict(
-                f"rank {rank} has other tensors than before, rank 0 has not; the next save settles it"
-            )
 
     def _forget_messages(self, save: int) -> None:
         coordinator = self._session.coordinator

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from fwstore.base.errors import Corrupt
-from fwstore.checkpoint.catalogue import outcome_key
 from fwstore.checkpoint.coordinator import decode_failure, encode_failure, wait_for
+from fwstore.checkpoint.messages import outcome_key
 from fwstore.checkpoint.session import Session
 from fwstore.format.root import Totals
 from fwstore.format.summary import SnapshotEntry

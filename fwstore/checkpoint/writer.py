@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -21,11 +22,11 @@ from fwstore.base.errors import (
     InvalidInput,
     Unavailable,
 )
-from fwstore.checkpoint.catalogue import outcome_key, part_key
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.checkpoint.engine import Prepared, SaveEngine
 from fwstore.checkpoint.handle import SaveHandle, SaveStatistics
 from fwstore.checkpoint.leader import Draft, Leader
+from fwstore.checkpoint.messages import outcome_key, part_key
 from fwstore.checkpoint.outcome import (
     SKIPPED,
     Committed,
@@ -180,6 +181,8 @@ class Writer:
                 return self._skip(saving)
             self._wait_staged(0 if blocking else 1)
             saving.prepared = self._engine.prepare(request, saving.statistics)
+            if saving.prepared is None:
+                return self._skip(saving)
         except BaseException as error:
             self._announce_failure(request.save, error)
             raise
@@ -268,10 +271,12 @@ class Writer:
 
     def _announce_failure(self, save: int, error: BaseException) -> None:
         """Tell the other ranks, so that none waits for this one."""
-        message = failure_message(error)
-        self._engine.session.coordinator.put(part_key(save, self.rank), message)
-        if self._leader is not None:
-            self._engine.session.coordinator.put(outcome_key(save), message)
+        message, coordinator = failure_message(error), self._engine.session.coordinator
+        # What failed here must not be hidden by a channel that failed as well: others wait at most so long.
+        with suppress(FwstoreError):
+            coordinator.put(part_key(save, self.rank), message)
+            if self._leader is not None:
+                coordinator.put(outcome_key(save), message)
 
     def _finish(self, saving: Saving, before: Future[None] | None) -> None:
         """Bring a save to its end in the background, after the one before it."""
@@ -330,7 +335,7 @@ class Writer:
         self._steps.discard(request.step)
         if isinstance(error, Conflict):
             # Ranks may disagree on their tensors, or reused bytes were condemned: begin afresh.
-            self._engine.agreement.forget()
+            self._engine.agreement.forget(request.save)
             self._engine.forget()
         if isinstance(error, Fenced):
             self._fenced = error
