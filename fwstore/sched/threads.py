@@ -102,8 +102,12 @@ class ThreadScheduler:
         hands = min(limit or self._workers, self._workers)
         if isinstance(values, Sized):
             hands = min(hands, len(values))
-        for _ in range(hands - 1):
-            self.submit(share.work)
+        try:
+            for _ in range(hands - 1):
+                self.submit(share.work)
+        except BaseException:
+            share.interrupt()
+            raise
         return share.finish()
 
     def spawn(self, name: str, function: Callable[..., R], /, *args: object) -> Future[R]:
@@ -131,6 +135,8 @@ class ThreadScheduler:
         Raises:
             Unavailable: Some work still runs; the message names it.
         """
+        deadline = self._clock.monotonic() + self._close_timeout_s
+        self._await_long(deadline)
         with self._lock:
             if self._closed:
                 return
@@ -138,7 +144,7 @@ class ThreadScheduler:
             for _ in self._pool:
                 self._tasks.put(None)
             threads = [*self._pool, *self._long]
-        running = self._join(threads)
+        running = self._join(threads, deadline)
         if running:
             self._cancel_queued()
             names = ", ".join(thread.name for thread in running)
@@ -177,8 +183,18 @@ class ThreadScheduler:
         with self._lock:
             self._long.pop(threading.current_thread(), None)
 
-    def _join(self, threads: Iterable[threading.Thread]) -> list[threading.Thread]:
-        deadline = self._clock.monotonic() + self._close_timeout_s
+    def _await_long(self, deadline: float) -> None:
+        """Let long work end while it can still hand in what it needs for that."""
+        while self._clock.monotonic() < deadline:
+            with self._lock:
+                threads = [
+                    thread for thread in self._long if thread is not threading.current_thread()
+                ]
+            if not threads:
+                return
+            self._join(threads, deadline)
+
+    def _join(self, threads: Iterable[threading.Thread], deadline: float) -> list[threading.Thread]:
         others = [thread for thread in threads if thread is not threading.current_thread()]
         for thread in others:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
@@ -208,7 +224,7 @@ class _Share(Generic[T, R]):
         self._changed = Condition()
         self._results: dict[int, R] = {}
         self._next = 0
-        self._active = 0
+        self._active: set[int] = set()
         self._done = False
         self._error: BaseException | None = None
 
@@ -227,13 +243,26 @@ class _Share(Generic[T, R]):
 
     def finish(self) -> list[R]:
         """Work along, wait for what others began, and return the results or raise the first error."""
-        self.work()
-        with self._changed:
-            while self._active:
-                self._changed.wait()
+        try:
+            self.work()
+            self._await_others()
+        except BaseException:
+            self.interrupt()
+            raise
         if self._error is not None:
             raise self._error
         return [self._results[index] for index in range(self._next)]
+
+    def interrupt(self) -> None:
+        """Draw no more and wait for what others began: the caller will free what they are still at."""
+        self._done = True
+        self._active.discard(threading.get_ident())
+        self._await_others()
+
+    def _await_others(self) -> None:
+        with self._changed:
+            while self._active:
+                self._changed.wait()
 
     def _draw(self) -> tuple[int, T] | None:
         with self._changed:
@@ -249,7 +278,7 @@ class _Share(Generic[T, R]):
                 self._error = self._error or error
                 return None
             index, self._next = self._next, self._next + 1
-            self._active += 1
+            self._active.add(threading.get_ident())
             return index, value
 
     def _fail(self, error: BaseException) -> None:
@@ -259,6 +288,6 @@ class _Share(Generic[T, R]):
             self._leave()
 
     def _leave(self) -> None:
-        self._active -= 1
+        self._active.discard(threading.get_ident())
         if not self._active:
             self._changed.notify_all()

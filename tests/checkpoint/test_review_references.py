@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,16 +26,17 @@ def test_a_checkpoint_of_another_repository_is_refused(
     base: fwstore.Checkpoint, option: str, tmp_path: Path
 ) -> None:
     # The bytes stand in the other store, where this run's readers would never look.
-    given = [base] if option == "bases" else {"reference": base}
+    given: dict[str, Any] = {"bases": [base], "references": {"reference": base}}
+    options = {option: given[option]}
     with fwstore.open(str(tmp_path / "another")) as other:
         with pytest.raises(InvalidInput, match="another"):
-            other.run("base").writer(**{option: given})
+            other.run("base").writer(**options)
         assert not other.run("base").exists()
         with other.run("base").writer() as writer:
             writer.save(7, {"w": np.arange(1000.0)}).result()
         # A run of the same name does not make it the same run.
         with pytest.raises(InvalidInput, match="another"):
-            other.run("child").writer(**{option: given})
+            other.run("child").writer(**options)
 
 
 def test_a_reference_brings_the_tensors_of_the_user_alone(

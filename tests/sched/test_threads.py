@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 from collections.abc import Iterator
@@ -99,6 +100,27 @@ def test_map_awaits_what_was_begun_before_it_raises(scheduler: ThreadScheduler) 
     assert finished == [1]
 
 
+def test_map_awaits_what_was_begun_before_an_interrupt_leaves_it(
+    scheduler: ThreadScheduler,
+) -> None:
+    # What the caller frees after Ctrl-C must not be written by a worker any more.
+    main, other_began = threading.current_thread(), threading.Event()
+    finished, never = [], threading.Event()
+
+    def work(value: int) -> None:
+        if threading.current_thread() is main:
+            assert other_began.wait(WAIT_S)
+            return
+        other_began.set()
+        _thread.interrupt_main()
+        never.wait(0.1)
+        finished.append(value)
+
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.map(work, [0, 1])
+    assert len(finished) == 1
+
+
 def test_map_raises_an_error_of_the_values(scheduler: ThreadScheduler) -> None:
     def values() -> Iterator[int]:
         yield 1
@@ -144,6 +166,22 @@ def test_close_finishes_what_was_queued_and_refuses_more() -> None:
         scheduler.submit(int)
     with pytest.raises(InvalidInput, match="closed"):
         scheduler.spawn("late", int)
+
+
+def test_close_lets_long_work_hand_in_more_until_it_ends() -> None:
+    scheduler = ThreadScheduler(2)
+    closing = threading.Thread(target=scheduler.close)
+
+    def work() -> list[int]:
+        closing.start()
+        closing.join(0.1)
+        first = scheduler.map(abs, [-1, -2, -3])
+        return [*first, scheduler.spawn("lane", abs, -4).result(WAIT_S)]
+
+    assert scheduler.spawn("save", work).result(WAIT_S) == [1, 2, 3, 4]
+    closing.join(WAIT_S)
+    with pytest.raises(InvalidInput, match="closed"):
+        scheduler.submit(int)
 
 
 def test_close_gives_up_at_its_deadline_and_names_the_work() -> None:
