@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fwstore.base.clock import Clock
-from fwstore.base.errors import Expired, NotFound, Unavailable
+from fwstore.base.errors import Expired, InvalidInput, NotFound, Unavailable
 from fwstore.base.units import parse_duration
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.snapshot import Checkpoint
@@ -99,7 +99,12 @@ class RunHistory:
 
         Raises:
             NotFound: No checkpoint of that step is on offer; `Expired` when there was one.
+            InvalidInput: The step is no whole number.
         """
+        if not hasattr(step, "__index__"):
+            raise InvalidInput(
+                f"a checkpoint of run {self.name} is named by its step, not by {step!r}"
+            )
         access = self._access()
         fold = access.log.refresh()
         for entry in history(fold):

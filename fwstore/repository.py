@@ -7,6 +7,7 @@ needs the process - connections, threads, caches - is made again after a fork or
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -46,7 +47,7 @@ from fwstore.store.probe import ProbeReport, probe_store
 
 
 def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resembles
-    url: str,
+    url: str | os.PathLike[str],
     *,
     site: str = "",
     limits: Limits | None = None,
@@ -68,6 +69,8 @@ def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resemble
         PermissionDenied: The credentials do not allow reading.
         Unavailable: The store does not answer.
     """
+    if not isinstance(url, str | os.PathLike):
+        raise InvalidInput(f"the address of a repository is a text or a path, not {url!r}")
     if str(url).endswith(".toml"):
         raise InvalidInput(
             f"{url}: this version opens one store; topologies of several sites are not in it"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwstore.base.errors import AlreadyExists, InvalidInput
+from fwstore.checkpoint.codecs import check_choice
 from fwstore.checkpoint.coordinator import (
     Coordinator,
     LocalCoordinator,
@@ -91,9 +92,10 @@ class Run(RunHistory):
 
         Raises:
             Conflict: Other jobs kept winning the election.
-            InvalidInput: The ranks cannot meet, or do not share the store, or a checkpoint in `bases` or
+            InvalidInput: There is no such codec, the ranks cannot meet, or do not share the store, or a checkpoint in `bases` or
                 `references` is of another repository.
         """
+        check_choice(codec)
         borrowed = self._references(references or {}, bases)
         runtime = self._repository.runtime
         world = find_world(runtime, rank, world_size)
@@ -104,7 +106,7 @@ class Run(RunHistory):
         term, announced = self._meet(channel, base)
         access = self._repository.access(announced.name, announced.generation, announced.lineage)
         if channel.world_size > 1:
-            check_shared(access, announced)
+            check_shared(access, announced, channel)
         session = Session(access=access, coordinator=channel, term=announced.term, codec=codec)
         settings = JobSettings(
             codec=codec,

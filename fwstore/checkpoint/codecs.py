@@ -7,7 +7,9 @@ that encoding does not make smaller.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
+from fwstore.base.errors import InvalidInput
 from fwstore.checkpoint.saveplan import PlannedSegment, SavePlan
 from fwstore.checkpoint.session import CodecChoice
 from fwstore.checkpoint.sources import Source
@@ -15,6 +17,17 @@ from fwstore.checkpoint.stage import StagedSegment
 from fwstore.codec.auto import AutoChoices, Sample, choose, sample_cells
 from fwstore.codec.registry import Codec, codec_of_name
 from fwstore.sched import Runtime
+
+
+def check_choice(choice: str) -> None:
+    """Refuse what is no choice of a codec.
+
+    Raises:
+        InvalidInput: It is not among those that there are.
+    """
+    known = get_args(CodecChoice)
+    if choice not in known:
+        raise InvalidInput(f"there is no codec {choice!r}; choose one of {', '.join(known)}")
 
 
 class CodecPolicy:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fwstore.base.errors import Corrupt, InternalError
+from fwstore.base.errors import Corrupt, InternalError, NotFound
 from fwstore.checkpoint.catalogue import Agreement, Catalogue, make_catalogue
 from fwstore.checkpoint.codecs import CodecPolicy
 from fwstore.checkpoint.grids import Grids, inherited_grids
@@ -142,6 +142,11 @@ class SaveEngine:
             UnsupportedValue: A value in the state cannot be stored.
             Conflict: The ranks disagree on which tensors there are; the next save settles it.
         """
+        # Whatever can be refused is refused before bytes are staged, so that a refused save keeps no memory.
+        position = None
+        if request.position is not None:
+            position = encode_state(request.position, name="position")
+        metrics = finite_metrics(request.metrics)
         described, extra = self._describe(request)
         catalogue = self.agreement.settle(described, request.save)
         if catalogue is None:
@@ -149,8 +154,8 @@ class SaveEngine:
         plan = self._plan_of(catalogue)
         known = self._known_of(plan)
         prepared = self._choose(plan, known, catalogue, request, statistics)
-        prepared.position = None if request.position is None else encode_state(request.position)
-        prepared.metrics = finite_metrics(request.metrics)
+        prepared.position = position
+        prepared.metrics = metrics
         prepared.inline_state = extra.inline_state
         self._prepare_extra(prepared, extra.shards)
         return prepared
@@ -231,7 +236,7 @@ class SaveEngine:
             for name, content in request.annotations.items():
                 shards[annotation_path(name)] = bytes_shard(content)
         if request.per_rank is not None:
-            encoded = encode_state(request.per_rank)
+            encoded = encode_state(request.per_rank, name="per_rank")
             shards[rank_path(self.session.rank)] = bytes_shard(encoded)
         return _Extra(shards, inline)
 
@@ -251,9 +256,17 @@ class SaveEngine:
         if remembered is None:
             if not self._bases:
                 return Known.nothing(plan)
-            return known_from(self._bases, self.session.access.footers, plan)
+            return self._known_from_bases(plan)
         before, known = remembered
         return known if before is plan else carry_over(known, before, plan)
+
+    def _known_from_bases(self, plan: SavePlan) -> Known:
+        try:
+            return known_from(self._bases, self.session.access.footers, plan)
+        except (Corrupt, NotFound):
+            # A damaged or vanished base costs its bytes once more; it must not keep the run from going on.
+            self._bases = []
+            return Known.nothing(plan)
 
     def _choose(
         self,

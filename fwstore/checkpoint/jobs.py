@@ -16,6 +16,7 @@ from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.coordinator import Coordinator, wait_for
 from fwstore.checkpoint.engine import SaveEngine
 from fwstore.checkpoint.leader import AfterCommit, Committer, Leader
+from fwstore.checkpoint.messages import part_key
 from fwstore.checkpoint.outcome import failure_message, read_part
 from fwstore.checkpoint.references import Reference, contribution_of_reference
 from fwstore.checkpoint.session import CodecChoice, Session
@@ -31,6 +32,7 @@ from fwstore.store.base import Store
 
 _JOB_KEY = "job"
 _SEEN = b"P"
+_FIRST_SAVE = 1
 
 
 class JobAnnouncement(msgspec.Struct, frozen=True):
@@ -91,8 +93,8 @@ def await_announcement(coordinator: Coordinator, runtime: Runtime) -> JobAnnounc
     return msgspec.msgpack.decode(read_part(message, 0) or b"", type=JobAnnouncement)
 
 
-def check_shared(access: Access, announced: JobAnnouncement) -> None:
-    """Make sure that this rank sees what rank 0 wrote.
+def check_shared(access: Access, announced: JobAnnouncement, coordinator: Coordinator) -> None:
+    """Make sure that this rank sees what rank 0 wrote; where it does not, the first save ends for all.
 
     Raises:
         InvalidInput: The store of this rank is not the one of rank 0.
@@ -103,10 +105,12 @@ def check_shared(access: Access, announced: JobAnnouncement) -> None:
     except NotFound:
         seen = None
     if seen != announced.vote:
-        raise InvalidInput(
-            f"{access.store.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there; "
-            "use a directory on a shared file system, or an object store"
+        error = InvalidInput(
+            f"{access.store.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there on rank "
+            f"{coordinator.rank}; use a directory on a shared file system, or an object store"
         )
+        coordinator.put(part_key(_FIRST_SAVE, coordinator.rank), failure_message(error))
+        raise error
 
 
 def make_writer(

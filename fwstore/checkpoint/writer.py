@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from fwstore.base.errors import (
     AlreadyExists,
@@ -176,7 +176,7 @@ class Writer:
         )
         saving = Saving(request, SaveStatistics(step=step), started)
         try:
-            self._check(step)
+            self._check(step, on_busy)
             if on_busy == "skip" and self._busy():
                 return self._skip(saving)
             self._wait_staged(0 if blocking else 1)
@@ -215,12 +215,14 @@ class Writer:
     ) -> None:
         self.close()
 
-    def _check(self, step: int) -> None:
+    def _check(self, step: int, on_busy: str) -> None:
         if self._closed:
             raise InvalidInput("this writer is closed; open another with run.writer()")
         self._check_fence()
         if type(step) is not int or not 0 <= step < STEP_MAX:
-            raise InvalidInput(f"step must be an int from 0 to {STEP_MAX}, not {step!r}")
+            raise InvalidInput(f"step must be an int from 0 to {STEP_MAX - 1}, not {step!r}")
+        if on_busy not in get_args(OnBusy):
+            raise InvalidInput(f"on_busy is 'wait' or 'skip', not {on_busy!r}")
         if step in self._steps:
             raise AlreadyExists(
                 f"this job has saved step {step} before; a step is saved once per term"

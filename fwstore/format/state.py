@@ -96,18 +96,21 @@ class ForeignValue:
     fields: tuple[bool | int | float | str | None, ...]
 
 
-def encode_state(tree: Any, *, limit_bytes: int = PLAIN_STATE_BYTES_MAX) -> bytes:
+def encode_state(
+    tree: Any, *, limit_bytes: int = PLAIN_STATE_BYTES_MAX, name: str | None = None
+) -> bytes:
     """Return the stored form of a plain state; tensors stand in it as `TensorSlot`.
 
     Args:
         tree: Nested values of the types listed in docs/spec/state.md.
         limit_bytes: Largest result.
+        name: Stands before key paths in errors, where the tree is not the state itself.
 
     Raises:
         UnsupportedValue: A value has no stored form; the message names its key path.
         LimitExceeded: The result is larger than the limit.
     """
-    encoded = _packer.encode([STATE_VERSION, _Encoder().encode(tree)])
+    encoded = _packer.encode([STATE_VERSION, _Encoder(name).encode(tree)])
     if len(encoded) > limit_bytes:
         raise LimitExceeded(
             f"the plain part of the state takes {len(encoded)} bytes; at most {limit_bytes} are "
@@ -145,8 +148,8 @@ _unpacker = msgspec.msgpack.Decoder()
 class _Encoder:
     """Turns one tree into nested msgpack arrays and remembers where it stands."""
 
-    def __init__(self) -> None:
-        self._path: list[Hashable] = []
+    def __init__(self, name: str | None = None) -> None:
+        self._path: list[Hashable] = [] if name is None else [name]
         self._open: set[int] = set()
 
     def encode(self, value: Any) -> Any:

@@ -54,8 +54,10 @@ def open_site(store: Store, *, expected: str | None = None, hash_key: str | None
     if expected is not None and found.site != expected:
         raise Conflict(f"{store.url} is site {found.site} ({found.name}), not {expected}")
     if found.hash_key != hash_key:
+        needs = "no hash key" if found.hash_key is None else f"the hash key of id {found.hash_key}"
+        given = "none" if hash_key is None else f"the one of id {hash_key}"
         raise Unsupported(
-            f"{store.url} has hashes with key {found.hash_key}, and key {hash_key} was given"
+            f"{store.url} was created with {needs}, and {given} was given; pass hash_key= as at its creation"
         )
     return Site(found.site, found.name, store)
 

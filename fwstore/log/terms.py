@@ -19,7 +19,7 @@ from fwstore.base.errors import (
     Unavailable,
 )
 from fwstore.base.ids import write_id
-from fwstore.format.keys import LineageKeys
+from fwstore.format.keys import SITE_KEY, LineageKeys
 from fwstore.format.lineage import Kind, Lineage
 from fwstore.format.names import validate_name
 from fwstore.format.record import AnyBody, Commit, Fence, Open, Pin, Unpin
@@ -305,9 +305,21 @@ class _Election:
             if self._electorate == known:
                 break
         if not self._electorate.majority(self._ballots.reached):
+            self._refuse_strangers(keys)
             raise Unavailable(
                 f"too few witnesses of {keys.label} answer: {len(self._ballots.reached)} of "
                 f"{len(self._electorate.members())}"
+            )
+
+    def _refuse_strangers(self, keys: LineageKeys) -> None:
+        """Refuse to wait for witnesses that have no address: this store is perhaps not the one it was."""
+        strangers = sorted(self._electorate.members() - set(self._sites))
+        if strangers:
+            home = self._candidate.home
+            raise Conflict(
+                f"{keys.label} in {home.store.url} takes its votes at site {', '.join(strangers)}, and this "
+                f"store says that it is site {home.uuid}: its {SITE_KEY} is not the one it was created with; "
+                "restore that, or open the store that the run belongs to"
             )
 
     def _back_off(self, attempt: int) -> None:
