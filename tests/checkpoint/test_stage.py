@@ -1,0 +1,138 @@
+"""Staged bytes are copies; what is called unchanged has the digest that was stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fwstore.base.errors import InternalError
+from fwstore.checkpoint.segments import Segment, TensorChunks, split_segments
+from fwstore.checkpoint.shard import Piece
+from fwstore.checkpoint.stage import stage, unchanged_chunks
+from fwstore.codec.hashing import xxh3_128
+from fwstore.plan.box import Box
+from fwstore.plan.grid import Grid
+from fwstore.sched import BufferPool, Runtime, ThreadScheduler
+from support.snapshots import make_runtime
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture
+def runtime() -> Any:
+    scheduler = ThreadScheduler(3)
+    yield make_runtime(scheduler)
+    scheduler.close()
+
+
+class Device:
+    """Memory that numpy cannot address; its copies are counted."""
+
+    def __init__(self, array: np.ndarray[Any, Any], *, broken: bool = False) -> None:
+        self.hidden = array
+        self.dtype = array.dtype
+        self.shape = array.shape
+        self.broken = broken
+        self.copies = 0
+
+    def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> None:
+        if self.broken:
+            raise InternalError("the device is lost")
+        self.copies += 1
+        target[...] = self.hidden[slices]
+
+    def copy_from_host(self, slices: tuple[slice, ...], source: np.ndarray[Any, Any]) -> None:
+        self.hidden[slices] = source
+
+
+def work_of(memory: Any, grid: Grid, number: int = 0) -> list[tuple[Segment, Piece]]:
+    cut = grid.cut(Box.whole(grid.shape))
+    itemsize = memory.dtype.itemsize
+    chunks = TensorChunks(number, itemsize, cut.cells, cut.offsets, cut.sizes, ~cut.whole)
+    piece = Piece(Box.whole(grid.shape), memory)
+    flat = isinstance(memory, np.ndarray) and memory.flags.c_contiguous
+    return [(s, piece) for s in split_segments(chunks, [(piece.box, flat)], 1 << 16)]
+
+
+def digests_of(work: list[tuple[Segment, Piece]], pool: BufferPool, runtime: Runtime) -> Any:
+    found = {}
+    for number, staged in enumerate(stage(work, pool, runtime)):
+        position, rows = 0, []
+        for length in staged.segment.chunks.lengths.tolist():
+            digest = xxh3_128(staged.memory[position : position + length])
+            rows.append(np.frombuffer(digest, np.uint8))
+            position += length
+        found[number] = np.array(rows).reshape(-1, 16)
+        staged.release()
+    return found
+
+
+def test_staged_bytes_do_not_follow_the_live_ones(runtime: Runtime) -> None:
+    pool = BufferPool()
+    plain, strided = RNG.random((100, 300)), RNG.random((60, 80))[::-2, 1:]
+    device = Device(np.arange(5000, dtype=np.uint64).reshape(50, 100))
+    expected = [plain.tobytes(), np.ascontiguousarray(strided).tobytes(), device.hidden.tobytes()]
+    work = [
+        *work_of(plain, Grid((100, 300), ((1, 10), (1, 300)))),
+        *work_of(strided, Grid((30, 79), ((1, 7), (1, 79))), 1),
+        *work_of(device, Grid((50, 100), ((1, 9), (1, 100))), 2),
+    ]
+    staged = stage(work, pool, runtime)
+    plain[:], strided[:], device.hidden[:] = 0, 0, 0
+    for number, whole in enumerate(expected):
+        mine = [bytes(s.memory) for s in staged if s.segment.chunks.tensor == number]
+        assert b"".join(mine) == whole
+    assert device.copies == 6
+    assert pool.statistics().leases == len(work)
+    for found in staged:
+        found.release()
+    assert pool.statistics().leased_bytes == 0
+
+
+def test_a_failed_copy_gives_all_memory_back(runtime: Runtime) -> None:
+    pool = BufferPool()
+    good = work_of(RNG.random((64, 64)), Grid((64, 64), ((1, 8), (1, 64))))
+    lost = Device(np.zeros((8, 8), np.uint64), broken=True)
+    bad = work_of(lost, Grid((8, 8), ((1, 8), (1, 8))), 1)
+    with pytest.raises(InternalError, match="lost"):
+        stage([*good, *bad, *good], pool, runtime)
+    assert pool.statistics().leased_bytes == 0
+
+
+def test_memory_is_used_again(runtime: Runtime) -> None:
+    pool = BufferPool()
+    work = work_of(RNG.random((512, 512)), Grid((512, 512), ((1, 64), (1, 512))))
+    for _ in range(3):
+        for found in stage(work, pool, runtime):
+            found.release()
+    assert pool.statistics().peak_leased_bytes <= 512 * 512 * 8 + 4096 * len(work)
+    mapped = pool.statistics().mapped_bytes
+    for found in stage(work, pool, runtime):
+        found.release()
+    assert pool.statistics().mapped_bytes == mapped
+
+
+@pytest.mark.parametrize("view", ["plain", "strided", "device"])
+def test_unchanged_chunks_are_known_by_their_digests(runtime: Runtime, view: str) -> None:
+    base = RNG.random((40, 32))
+    array = base[:, ::2] if view == "strided" else base
+    memory: Any = Device(array.view(np.uint64)) if view == "device" else array
+    work = work_of(memory, Grid(array.shape, ((1, 4), (1, array.shape[1]))))
+    digests = digests_of(work, BufferPool(), runtime)
+    flat = [mask.tolist() for mask in unchanged_chunks(work, digests, runtime)]
+    assert all(all(mask) for mask in flat)
+    array[13, 7] += 1
+    masks = np.concatenate(unchanged_chunks(work, digests, runtime))
+    assert np.flatnonzero(~masks).tolist() == [3]
+
+
+def test_segments_without_digests_count_as_changed(runtime: Runtime) -> None:
+    work = work_of(RNG.random((8, 8)), Grid((8, 8), ((1, 2), (1, 8))))
+    (mask,) = unchanged_chunks(work, {}, runtime)
+    assert mask.tolist() == [False] * 4
+    digests = digests_of(work, BufferPool(), runtime)
+    digests[0][2] = 0
+    (mask,) = unchanged_chunks(work, digests, runtime)
+    assert mask.tolist() == [True, True, False, True]
