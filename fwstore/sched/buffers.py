@@ -30,16 +30,12 @@ _TOUCH_BYTES = 4 * MIB
 
 
 def map_anonymous(size_bytes: int) -> memoryview:
-    """Return fresh page-aligned memory of this process, on huge pages where the system has them."""
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    mapping = mmap.mmap(-1, size_bytes, flags=private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            # A kernel without huge pages refuses the advice; small pages serve as well.
-            return memoryview(mapping)
-    return memoryview(mapping)
+    """Return fresh page-aligned memory of this process.
+
+    Huge pages are not asked for: on a fragmented machine the kernel compacts memory at the first touch,
+    which took three times as long as touching small pages (docs/performance.md).
+    """
+    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 @dataclass(frozen=True, slots=True)
