@@ -89,7 +89,7 @@ def show(results: list[Result], console: Console) -> None:
         table.add_row(peer, *cells, f"{rss:.2f} x state")
     console.print(table)
     for ours, theirs in COMPARED.items():
-        for figure in FIGURES:
+        for figure in FIGURES[1:]:
             ratio = median(results, ours, figure) / median(results, theirs, figure)
             noise = spread(results, ours, figure) + spread(results, theirs, figure)
             verdict = (
