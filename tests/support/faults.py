@@ -7,6 +7,7 @@ Invariant: after a simulated death the wrapped store is never touched again thro
     store = FaultyStore(inner, lose_at(3))             # applied, but the answer is lost: Unavailable
     store = FaultyStore(inner, crash_at(3))            # the process dies before the third operation
     store = FaultyStore(inner, crash_at(3, "during"))  # ... after it was applied, before the answer
+    store = FaultyStore(inner, crash_at(3, "after"))   # ... before it asks the store for anything else
     store = FaultyStore(inner, late_at(3)); ...; store.land()    # Unavailable; applied when land() is called
 
     for label, inner in every_crash(MemoryStore(...) factory, scenario):
@@ -30,7 +31,8 @@ from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto, Store, 
 
 T = TypeVar("T")
 
-Fault = Literal["fail", "lose", "late", "crash", "crash_during"]
+Fault = Literal["fail", "lose", "late", "crash", "crash_during", "crash_after"]
+When = Literal["before", "during", "after"]
 WRITES = frozenset({"create", "overwrite", "delete", "commit"})
 
 
@@ -87,9 +89,14 @@ def late_at(number: int) -> Plan:
     return fault_at(number, "late")
 
 
-def crash_at(number: int, when: Literal["before", "during"] = "before") -> Plan:
+def crash_at(number: int, when: When = "before") -> Plan:
     """Return a plan by which the process dies at one operation."""
-    return fault_at(number, "crash" if when == "before" else "crash_during")
+    faults: dict[When, Fault] = {
+        "before": "crash",
+        "during": "crash_during",
+        "after": "crash_after",
+    }
+    return fault_at(number, faults[when])
 
 
 class FaultyStore:
@@ -209,7 +216,11 @@ class FaultyStore:
             self._late.append(operation)
         if fault in ("fail", "late"):
             raise Unavailable(f"injected: {name} {key} had no answer")
-        result = operation()
+        try:
+            result = operation()
+        finally:
+            if fault == "crash_after":
+                self.kill()
         if fault == "lose":
             raise Unavailable(f"injected: the answer to {name} {key} was lost")
         return result

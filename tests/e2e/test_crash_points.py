@@ -1,0 +1,314 @@
+"""A process dies at every operation it asks of the store: before it, in its middle, and right after it.
+
+Every scenario is run once undisturbed to count its operations, and then once per operation and way to die,
+each time on a fresh copy of the same bytes. What a death leaves is judged by new processes: whatever was
+acknowledged loads bit by bit, what was under way is there whole or not at all, the next job goes on, and
+garbage collection leaves nothing but what is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import fwstore
+from fwstore.store.base import Store
+from fwstore.store.directory import DirectoryStore
+from support.faults import WRITES, Crash, Fault, FaultyStore, Operation, When, crash_at, fault_at
+from support.lineages import keys_under, make_runtime, make_store
+from support.oracle import make_state, same
+from support.processes import copied, process
+
+pytestmark = pytest.mark.slow
+
+WHENS: tuple[When, ...] = ("before", "during", "after")
+FAULTS: tuple[Fault, ...] = ("lose", "fail", "late")
+KEEP = fwstore.Keep(last=2)
+Place = tuple[str, int]
+Act = Callable[[fwstore.Repository], object]
+_seeds = itertools.count(100)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a process does that will be disturbed, and what that may change.
+
+    Attributes:
+        prepare: Done before by processes that live, each acknowledged.
+        act: Done by the process that is disturbed.
+        adds: The checkpoint that may appear.
+        removes: The checkpoints that may go.
+        dead: Done after `prepare` by a process that dies before its record is written.
+        again: Done by the process that comes next; by default the same as `act`.
+    """
+
+    prepare: tuple[Act, ...]
+    act: Act
+    adds: Place | None = None
+    removes: frozenset[Place] = frozenset()
+    dead: Act | None = None
+    again: Act | None = None
+
+
+def save(run: str, *steps: int, keep: fwstore.Keep | None = None) -> Act:
+    """A job that continues a run: checks what it loads, then saves steps, or the one that comes next."""
+
+    def act(repository: fwstore.Repository) -> None:
+        with repository.run(run).writer(keep=keep) as writer:
+            following = 0
+            if writer.base is not None:
+                assert same(writer.base.load(), make_state(writer.base.step))
+                following = writer.base.step + 1
+            for step in steps or (following,):
+                handle = writer.save(step, make_state(step), metrics={"loss": 1 / (step + 1)})
+                assert handle.result()
+
+    return act
+
+
+def fork(repository: fwstore.Repository) -> None:
+    """Branch a run off, unless that is done."""
+    if repository.run("fork").latest(default=None) is None:
+        repository.run("run").fork("fork")
+
+
+def delete(run: str) -> Act:
+    """Delete a run and free its bytes, unless that is done."""
+
+    def act(repository: fwstore.Repository) -> None:
+        if repository.run(run).exists():
+            repository.run(run).delete()
+        repository.gc()
+
+    return act
+
+
+def places(run: str, *steps: int) -> frozenset[Place]:
+    return frozenset((run, step) for step in steps)
+
+
+SCENARIOS = {
+    "the first save": Scenario((), save("run"), adds=("run", 0)),
+    "a resumed save": Scenario((save("run", 0, 1),), save("run"), adds=("run", 2)),
+    "a save with retention": Scenario(
+        (save("run", 0, 1, 2),),
+        save("run", keep=KEEP),
+        adds=("run", 3),
+        removes=places("run", 0, 1),
+        again=save("run"),
+    ),
+    "a fork": Scenario((save("run", 0, 1),), fork, adds=("fork", 1)),
+    "a collection": Scenario(
+        (save("run", 0, 1, 2, 3),),
+        lambda repository: repository.gc(keep=KEEP),
+        removes=places("run", 0, 1),
+        dead=save("run", 4),
+    ),
+    "a collection of a fork": Scenario(
+        (save("run", 0), fork, save("run", 1), save("fork", 1)),
+        lambda repository: repository.gc(keep=fwstore.Keep(last=1)),
+        removes=places("run", 0) | places("fork", 0),
+    ),
+    "a deletion": Scenario((save("run", 0, 1),), delete("run"), removes=places("run", 0, 1)),
+    "a deletion of a fork": Scenario(
+        (save("run", 0), fork), delete("fork"), removes=places("fork", 0)
+    ),
+}
+
+
+def run(store: Store, act: Act) -> None:
+    """Do something in a process that lives."""
+    with process(store, next(_seeds)) as repository:
+        act(repository)
+
+
+def die(store: FaultyStore, act: Act) -> None:
+    """Do something in a process that may die, always with the same identifiers."""
+    with suppress(Crash), process(store, 7) as repository:
+        act(repository)
+    store.kill()
+
+
+def prepared(scenario: Scenario, store: Store) -> set[Place]:
+    """Bring a store into the state in which a scenario begins; return what was acknowledged."""
+    for act in scenario.prepare:
+        run(store, act)
+    if scenario.dead is not None:
+        # The manifest is written, the record is not.
+        die(FaultyStore(store, die_behind_the_root), scenario.dead)
+    return checkpoints(store)
+
+
+def die_behind_the_root(operation: Operation) -> Fault | None:
+    return "crash_after" if operation.writes and operation.key.endswith("/root") else None
+
+
+def checkpoints(store: Store) -> set[Place]:
+    """What is on offer to a new process, once each checkpoint was loaded and compared."""
+    with process(store, next(_seeds)) as repository:
+        found = offered(repository)
+        for checkpoint in found:
+            assert same(checkpoint.load(), make_state(checkpoint.step)), checkpoint
+        return {(checkpoint.run, checkpoint.step) for checkpoint in found}
+
+
+def offered(repository: fwstore.Repository) -> list[fwstore.Checkpoint]:
+    """All checkpoints on offer; a run that was deleted a moment ago may still be listed."""
+    found: list[fwstore.Checkpoint] = []
+    for name in names_of(repository):
+        with suppress(fwstore.NotFound):
+            found += repository.run(name).checkpoints()
+    return found
+
+
+def names_of(repository: fwstore.Repository) -> list[str]:
+    try:
+        return repository.runs()
+    except fwstore.NotFound:
+        return []
+
+
+def unneeded(store: Store) -> set[str]:
+    """Packs and manifests that no checkpoint on offer needs; all pins are those that forks need."""
+    needed: set[str] = set()
+    pins: set[str] = set()
+    borrowed: set[str] = set()
+    with process(store, next(_seeds)) as repository:
+        for checkpoint in offered(repository):
+            keys = checkpoint.access.keys.snapshot(checkpoint.id)
+            needed |= {*keys_under(store, keys), *(pack.key for pack in checkpoint.packs())}
+            borrowed |= {foreign.pin for foreign in checkpoint.entry.foreign}
+        for name in repository.runs():
+            pins |= {pin.id for pin in repository.run(name).pins()}
+    assert pins == borrowed
+    stored = {key for key in keys_under(store, "") if key.startswith("packs/") or "/_snap/" in key}
+    assert needed <= stored
+    return stored - needed
+
+
+def judge(store: Store, scenario: Scenario, before: set[Place], *, collect_first: bool) -> None:
+    """Hold what a disturbed process left against what was promised."""
+    found = checkpoints(store)
+    assert before - scenario.removes <= found
+    assert found <= before | ({scenario.adds} if scenario.adds else set())
+    if collect_first and found:
+        run(store, lambda repository: repository.gc())
+    run(store, scenario.again or scenario.act)
+    # Whoever comes next goes on; from then on it is known that what the dead one left is dead.
+    for name in sorted({name for name, _ in before} | {"run"}):
+        run(store, save(name))
+    with process(store, next(_seeds)) as repository:
+        listed = {(checkpoint.run, checkpoint.step) for checkpoint in offered(repository)}
+        assert before - scenario.removes <= listed
+        assert scenario.adds is None or scenario.adds in listed
+        repository.gc()
+    assert checkpoints(store) == listed
+    assert unneeded(store) == set()
+
+
+def enumerate_deaths(
+    scenario: Scenario, make: Callable[[str], Store], counted: frozenset[str] | None = None
+) -> Iterator[tuple[str, Store]]:
+    """Yield what every death leaves, as a store that `make` gives for a label."""
+    whole = FaultyStore(make("whole"), counted=counted)
+    die(whole, scenario.act)
+    for operation, when in itertools.product(whole.operations, WHENS):
+        label = f"{when} {operation.number} of {len(whole.operations)}"
+        inner = make(label)
+        dying = FaultyStore(inner, crash_at(operation.number, when), counted=counted)
+        die(dying, scenario.act)
+        assert dying.operations == whole.operations[: operation.number], label
+        yield f"{label}: {operation.name} {operation.key}", inner
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_process_dies_at_every_operation(name: str) -> None:
+    scenario = SCENARIOS[name]
+    origin = make_store()
+    before = prepared(scenario, origin)
+    labels = []
+    for label, store in enumerate_deaths(scenario, lambda _: copied(origin)):
+        labels.append(label)
+        try:
+            judge(store, scenario, before, collect_first=len(labels) % 2 == 0)
+        except (AssertionError, fwstore.FwstoreError) as error:
+            raise AssertionError(f"dead {label}") from error
+    assert len(labels) == len(set(labels)) > 100
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_answer_is_lost_at_every_write(name: str) -> None:
+    """The process lives: what it does succeeds or fails as a whole, and it can do it again itself."""
+    scenario = SCENARIOS[name]
+    origin = make_store()
+    before = prepared(scenario, origin)
+    whole = FaultyStore(copied(origin), counted=WRITES)
+    die(whole, scenario.act)
+    for operation, fault in itertools.product(whole.operations, FAULTS):
+        inner = copied(origin)
+        shaky = FaultyStore(inner, fault_at(operation.number, fault), counted=WRITES)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "retention of")
+                live_on(shaky, scenario)
+            shaky.land()
+            judge(inner, scenario, before, collect_first=False)
+        except (AssertionError, fwstore.FwstoreError) as error:
+            raise AssertionError(f"{fault} {operation}") from error
+
+
+def live_on(store: FaultyStore, scenario: Scenario) -> None:
+    with process(store, 7) as repository:
+        try:
+            scenario.act(repository)
+        except fwstore.Unavailable:
+            store.reset()
+            (scenario.again or scenario.act)(repository)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_writer_goes_on_after_a_save_that_failed(fault: Fault) -> None:
+    scenario = replace(SCENARIOS["a resumed save"], adds=None)
+    origin = make_store()
+    before = prepared(scenario, origin)
+    for number in itertools.count(1):
+        inner = copied(origin)
+        shaky = FaultyStore(inner, counted=WRITES)
+        acknowledged = set(before)
+        with process(shaky, 7) as repository, repository.run("run").writer() as writer:
+            shaky.reset(fault_at(number, fault))
+            with suppress(fwstore.Unavailable):
+                assert writer.save(2, make_state(2)).result()
+                acknowledged.add(("run", 2))
+            if len(shaky.operations) < number:
+                break
+            assert writer.save(3, make_state(3)).result()
+            acknowledged.add(("run", 3))
+        shaky.land()
+        judge(inner, scenario, acknowledged, collect_first=True)
+    assert number > 6
+
+
+def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path) -> None:
+    scenario = SCENARIOS["a resumed save"]
+    names = itertools.count()
+
+    def make(_: str) -> Store:
+        path = tmp_path / str(next(names))
+        shutil.copytree(tmp_path / "origin", path)
+        return DirectoryStore(path, make_runtime())
+
+    before = prepared(scenario, DirectoryStore(tmp_path / "origin", make_runtime()))
+    counted = WRITES | {"begin", "write"}
+    labels = []
+    for label, store in enumerate_deaths(scenario, make, counted):
+        labels.append(label)
+        judge(store, scenario, before, collect_first=len(labels) % 2 == 0)
+    assert len(labels) > 30
