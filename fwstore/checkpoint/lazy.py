@@ -142,8 +142,8 @@ class TensorMapping(Mapping[TensorPath | str, LazyTensor]):
 def _resolve(index: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[Any, ...]]:
     """Return the box that covers an index, and the index into that box."""
     parts = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in parts:
-        where = parts.index(Ellipsis)
+    where = next((n for n, part in enumerate(parts) if part is Ellipsis), None)
+    if where is not None:
         filler = (slice(None),) * (len(shape) - len(parts) + 1)
         parts = (*parts[:where], *filler, *parts[where + 1 :])
     if len(parts) > len(shape):
@@ -156,16 +156,24 @@ def _resolve(index: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[Any, ...]]:
 
 def _axis(part: Any, size: int) -> tuple[int, int, Any]:
     if isinstance(part, slice):
-        start, stop, step = part.indices(size)
-        if step < 1:
-            raise InvalidInput("slices of a stored tensor need a positive step")
-        return start, max(0, stop - start), slice(None, None, step)
+        return _slice(part, size)
+    # numpy takes a bool for a mask, not for a number.
+    if isinstance(part, bool | np.bool_) or not hasattr(part, "__index__"):
+        raise InvalidInput(f"{part!r} cannot index a stored tensor; use integers and slices")
     try:
         number = part.__index__()
-    except AttributeError as error:
-        raise InvalidInput(
-            f"{part!r} cannot index a stored tensor; use integers and slices"
-        ) from error
+    except TypeError as error:
+        raise InvalidInput(f"{part!r} cannot index a stored tensor: {error}") from error
     if not -size <= number < size:
         raise InvalidInput(f"index {number} is out of range for a dimension of {size}")
     return number % size, 1, 0
+
+
+def _slice(part: slice, size: int) -> tuple[int, int, slice]:
+    try:
+        start, stop, step = part.indices(size)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{part!r} cannot index a stored tensor: {error}") from error
+    if step < 1:
+        raise InvalidInput("slices of a stored tensor need a positive step")
+    return start, max(0, stop - start), slice(None, None, step)
