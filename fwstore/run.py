@@ -14,6 +14,7 @@ from fwstore.checkpoint.codecs import check_choice
 from fwstore.checkpoint.coordinator import (
     Coordinator,
     LocalCoordinator,
+    TermCoordinator,
     find_world,
     make_coordinator,
 )
@@ -105,6 +106,7 @@ class Run(RunHistory):
             channel = make_coordinator(runtime, world, self._repository.store, keys)
         term, announced = self._meet(channel, base)
         access = self._repository.access(announced.name, announced.generation, announced.lineage)
+        channel = TermCoordinator(channel, announced.term)
         if channel.world_size > 1:
             check_shared(access, announced, channel)
         session = Session(access=access, coordinator=channel, term=announced.term, codec=codec)

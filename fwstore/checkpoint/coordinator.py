@@ -151,6 +151,32 @@ class StoreCoordinator:
         self._store.delete([self._prefix + key])
 
 
+class TermCoordinator:
+    """The messages of one term over a channel that other terms may have used.
+
+    Terms are never given twice, so what an earlier incarnation of the job left at the channel is not taken for
+    an answer of this one, even where their keys are not kept apart otherwise.
+    """
+
+    def __init__(self, channel: Coordinator, term: int) -> None:
+        self._channel = channel
+        self._prefix = f"t{term}/"
+        self.rank = channel.rank
+        self.world_size = channel.world_size
+
+    def put(self, key: str, value: bytes) -> None:
+        """Publish a value for every rank."""
+        self._channel.put(self._prefix + key, value)
+
+    def poll(self, key: str) -> bytes | None:
+        """Return a published value, or None when there is none yet."""
+        return self._channel.poll(self._prefix + key)
+
+    def drop(self, key: str) -> None:
+        """Forget a value."""
+        self._channel.drop(self._prefix + key)
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Which process of how many this is, and how it was found out."""
@@ -207,11 +233,12 @@ def make_coordinator(
         return C10dCoordinator(_process_group_store(), world.rank, world.world_size, prefix)
     for variable in ("FWSTORE_JOB", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
         job = runtime.environment.text(variable)
-        if job:
+        # torchrun calls every job "none" that was not given a name.
+        if job and job != "none":
             safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in job)
-            again = runtime.environment.integer("SLURM_RESTART_COUNT") or restart
+            again = runtime.environment.integer("SLURM_RESTART_COUNT") or 0
             return StoreCoordinator(
-                store, keys, f"{safe}-{again}-{number}", world.rank, world.world_size
+                store, keys, f"{safe}-{again}-{restart}-{number}", world.rank, world.world_size
             )
     raise InvalidInput(
         f"a job of {world.world_size} ranks needs a way to meet: initialise torch.distributed, pass "

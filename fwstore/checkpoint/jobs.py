@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from fwstore.base.errors import FwstoreError, InvalidInput, NotFound
+from fwstore.base.errors import Corrupt, InvalidInput, NotFound
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.coordinator import Coordinator, wait_for
 from fwstore.checkpoint.engine import SaveEngine
@@ -68,7 +68,16 @@ class JobSettings:
 def announce_term(
     coordinator: Coordinator, store: Store, take: Callable[[], Term]
 ) -> tuple[Term, JobAnnouncement]:
-    """Win the term on rank 0 and tell the others; a failure reaches them too."""
+    """Win the term on rank 0 and tell the others; a failure reaches them too.
+
+    Raises:
+        InvalidInput: Another writer met at this coordinator before; its ranks might be taken for ours.
+    """
+    if coordinator.world_size > 1 and coordinator.poll(_JOB_KEY) is not None:
+        raise InvalidInput(
+            "another writer has met at this coordinator before, and a rank may have heard that one: every writer "
+            "needs a coordinator of its own, and every start of a job another FWSTORE_JOB"
+        )
     try:
         term = take()
         vote = store.get(term.keys.vote(term.number), limit_bytes=VOTE_BYTES_MAX)
@@ -141,9 +150,13 @@ def make_writer(
 
 
 def _manifest_or_none(checkpoint: Checkpoint) -> Manifest | None:
-    """Return the manifest of the parent; without it the next save writes everything anew."""
+    """Return the manifest of the parent; without it the next save writes everything anew.
+
+    All ranks must come to the same answer, because they take the grids from it: a store that does not answer
+    one of them is an error.
+    """
     try:
         return checkpoint.manifest
-    except FwstoreError:
+    except (Corrupt, NotFound):
         # A damaged parent must not keep the run from going on; `verify` reports it.
         return None

@@ -93,9 +93,11 @@ def test_ranks_talk_about_their_tensors_only_when_these_change(url: str) -> None
     with ThreadJob(url, 2) as job:
         for step in range(4):
             job.save(step, [{"w": whole(step)}] * 2)
-        assert votes(job.board) == [(0, "1/agree/0"), (1, "1/agree/1")] or votes(job.board) == [
-            (1, "1/agree/1"),
-            (0, "1/agree/0"),
+        assert votes(job.board) == [(0, "t1/1/agree/0"), (1, "t1/1/agree/1")] or votes(
+            job.board
+        ) == [
+            (1, "t1/1/agree/1"),
+            (0, "t1/1/agree/0"),
         ]
         job.save(9, [{"w": whole(9), "new": whole(1)}] * 2)
         assert len(votes(job.board)) == 4

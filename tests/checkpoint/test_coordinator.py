@@ -214,8 +214,13 @@ def test_a_world_is_found_in_an_initialised_process_group(monkeypatch: pytest.Mo
     ("variables", "expected"),
     [
         ({"FWSTORE_JOB": "abc", "SLURM_JOB_ID": "7"}, "abc-0-"),
-        ({"TORCHELASTIC_RUN_ID": "e/1 @", "TORCHELASTIC_RESTART_COUNT": "3"}, "e_1__-3-"),
-        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, "7-2-"),
+        ({"TORCHELASTIC_RUN_ID": "e/1 @", "TORCHELASTIC_RESTART_COUNT": "3"}, "e_1__-0-3-"),
+        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, "7-2-0-"),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "TORCHELASTIC_RESTART_COUNT": "1"},
+            "7-1-1-",
+        ),
+        ({"TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "7"}, "7-0-0-"),
     ],
 )
 def test_jobs_without_torch_meet_in_the_store(variables: dict[str, str], expected: str) -> None:
@@ -232,5 +237,8 @@ def test_jobs_that_cannot_meet_are_told() -> None:
     store = MemoryStore(hasty_runtime())
     with pytest.raises(InvalidInput, match="FWSTORE_JOB"):
         make_coordinator(runtime_of(), World(rank=0, world_size=2), store, KEYS)
+    nameless = runtime_of(TORCHELASTIC_RUN_ID="none")
+    with pytest.raises(InvalidInput, match="FWSTORE_JOB"):
+        make_coordinator(nameless, World(rank=0, world_size=2), store, KEYS)
     single: Any = make_coordinator(runtime_of(), World(rank=0, world_size=1), store, KEYS)
     assert isinstance(single, LocalCoordinator)
