@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 
-from fwstore.base.errors import Corrupt, FwstoreError
+from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput
 from fwstore.care.logcheck import check_log
 from fwstore.care.packcheck import Damage, Level, PackChecker, PackFindings
 from fwstore.care.problems import Problem, VerifyReport, explain
@@ -52,6 +53,14 @@ class VerifyOptions:
     sample: float = 0.01
     step: int | None = None
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise InvalidInput(
+                f"a verification is {', '.join(get_args(Level))}, and not {self.level!r}"
+            )
+        if not 0 <= self.sample <= 1:
+            raise InvalidInput(f"the share of chunks to be read is 0 to 1, not {self.sample!r}")
 
 
 def verify_run(origin: Origin, log: Log, options: VerifyOptions) -> VerifyReport:

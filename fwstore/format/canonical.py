@@ -23,7 +23,8 @@ Slot = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Token = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
 Uuid = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Text = Annotated[str, msgspec.Meta(max_length=1024)]
+TEXT_MAX = 1024
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
 
 _encoder = msgspec.json.Encoder(order="sorted")
 # The key sorts behind those of all objects, so that the checked form is sorted as well.
@@ -49,6 +50,17 @@ def encode_canonical(value: msgspec.Struct) -> bytes:
         return _encoder.encode(_decoder(type(value)).decode(_encoder.encode(value)))
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{type(value).__name__} cannot be stored: {error}") from error
+
+
+def check_text(text: object, what: str) -> None:
+    """Refuse what cannot be stored as `Text`.
+
+    Raises:
+        InvalidInput: It is no text, too long, or not expressible in UTF-8.
+    """
+    stored = text.encode(errors="replace").decode() if isinstance(text, str) else None
+    if stored is None or stored != text or len(stored) > TEXT_MAX:
+        raise InvalidInput(f"{what} must be a text of at most {TEXT_MAX} characters")
 
 
 def encode_checked(value: msgspec.Struct) -> bytes:

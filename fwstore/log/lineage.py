@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fwstore.base.errors import AlreadyExists, Conflict, Corrupt
 from fwstore.base.ids import write_id
+from fwstore.format.canonical import check_text
 from fwstore.format.keys import CATALOG_PREFIX, LineageKeys, parse_catalog_key
 from fwstore.format.lineage import (
     LINEAGE_BYTES_MAX,
@@ -130,6 +131,7 @@ def birth(store: Store, lineage: Lineage, runtime: Runtime) -> None:
 
 def delete(log: Log, reason: str) -> None:
     """Delete a lineage: its name returns as the next generation, its bytes go with garbage collection."""
+    check_text(reason, "the reason of a deletion")
 
     def close(fold: Fold) -> AnyBody | None:
         return None if fold.closed is not None else Close(reason)

@@ -10,6 +10,7 @@ import re
 
 from fwstore.base.errors import Expired, InvalidInput, NotFound
 from fwstore.base.ids import write_id
+from fwstore.format.canonical import check_text
 from fwstore.format.record import AnyBody, Pin, Tag, Unpin
 from fwstore.log.fold import Fold
 from fwstore.log.log import Log
@@ -30,9 +31,11 @@ def pin(
         borrower_term: The term in which it will.
 
     Raises:
+        InvalidInput: The reason is no text or too long.
         NotFound: There is no such snapshot; `Expired` when there was.
     """
     token = write_id(log.runtime.ids)
+    check_text(reason, "the reason of a pin")
 
     def make(fold: Fold) -> AnyBody:
         _require(log, fold, snapshot)
@@ -58,7 +61,9 @@ def unpin(log: Log, token: str) -> None:
 
     def make(fold: Fold) -> AnyBody:
         if token not in fold.pins:
-            raise NotFound(f"{log.keys.label} has no pin {token}")
+            raise NotFound(
+                f"{log.keys.label} has no pin {token[:100]}; it may have been lifted before"
+            )
         return Unpin(token)
 
     log.append(make)

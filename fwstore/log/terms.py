@@ -312,15 +312,15 @@ class _Election:
             )
 
     def _refuse_strangers(self, keys: LineageKeys) -> None:
-        """Refuse to wait for witnesses that have no address: this store is perhaps not the one it was."""
-        strangers = sorted(self._electorate.members() - set(self._sites))
-        if strangers:
-            home = self._candidate.home
-            raise Conflict(
-                f"{keys.label} in {home.store.url} takes its votes at site {', '.join(strangers)}, and this "
-                f"store says that it is site {home.uuid}: its {SITE_KEY} is not the one it was created with; "
-                "restore that, or open the store that the run belongs to"
-            )
+        """Refuse to wait for witnesses of whom none has an address: perhaps this is not the store it was."""
+        for members in self._electorate.sets:
+            if members.isdisjoint(self._sites):
+                home = self._candidate.home
+                raise Conflict(
+                    f"{keys.label} in {home.store.url} takes its votes at site {', '.join(sorted(members))}, "
+                    f"but the store says that it is site {home.uuid}: its {SITE_KEY} is not the one it was "
+                    "created with; restore that, or open the store that the run belongs to"
+                )
 
     def _back_off(self, attempt: int) -> None:
         pause_s = min(_BACKOFF_S * 2**attempt, _BACKOFF_MAX_S)

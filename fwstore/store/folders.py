@@ -2,7 +2,8 @@
 
 Invariant: `make` returns a directory whose whole chain of names, up to and including the root, was
 flushed to disk while this process held it open; so an object linked into it survives a power loss
-once the directory itself is flushed.
+once the directory itself is flushed. A root that was there once is never made again: where it is gone, a
+file system is not mounted or somebody removed the store, and what is written there would be lost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fwstore.base.errors import Unavailable
+from fwstore.format.keys import SITE_KEY
 from fwstore.store.posix import FOLDER_FLAGS, flush_folder
 
 _OPEN_MAX = 128
@@ -55,6 +58,8 @@ class Folders:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._open: dict[Parts, Folder] = {}
+        # Kept open, so that its inode number means no other directory.
+        self._first_root: Folder | None = None
 
     def find(self, parts: Parts) -> Folder:
         """Return an existing directory.
@@ -66,7 +71,7 @@ class Folders:
         if known is not None:
             return known
         if not parts:
-            return self._remember(parts, Folder(os.open(self._root, FOLDER_FLAGS & ~os.O_NOFOLLOW)))
+            return self._remember(parts, self._open_root())
         parent = self.find(parts[:-1])
         return self._remember(
             parts, Folder(os.open(parts[-1], FOLDER_FLAGS, dir_fd=parent.descriptor))
@@ -82,7 +87,8 @@ class Folders:
         if known is not None and known.durable:
             return known
         if not parts:
-            _make_root(self._root)
+            if self._first_root is None:
+                _make_root(self._root)
             folder = self.find(parts)
         else:
             parent = self.make(parts[:-1])
@@ -101,11 +107,44 @@ class Folders:
     def forget_all(self) -> None:
         """Drop all that is remembered."""
         self._open = {}
+        self._first_root = None
+
+    def _open_root(self) -> Folder:
+        try:
+            folder = Folder(os.open(self._root, FOLDER_FLAGS & ~os.O_NOFOLLOW))
+        except FileNotFoundError as error:
+            if self._first_root is None:
+                raise
+            raise self._lost() from error
+        if self._first_root is None:
+            self._first_root = folder
+        elif not _same(self._first_root, folder) and not _is_repository(folder):
+            raise self._lost()
+        return folder
+
+    def _lost(self) -> Unavailable:
+        return Unavailable(
+            f"{self._root} is not the directory any more that was opened: mount its file system again, or "
+            "open the repository anew if it was removed on purpose"
+        )
 
     def _remember(self, parts: Parts, folder: Folder) -> Folder:
         if len(self._open) >= _OPEN_MAX:
             self._open = {}
         return self._open.setdefault(parts, folder)
+
+
+def _same(left: Folder, right: Folder) -> bool:
+    return os.path.samestat(os.fstat(left.descriptor), os.fstat(right.descriptor))
+
+
+def _is_repository(folder: Folder) -> bool:
+    """Return whether a directory at the path of the root is the store, perhaps mounted again."""
+    try:
+        os.stat(SITE_KEY, dir_fd=folder.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _make_child(parent: Folder, name: str) -> None:
