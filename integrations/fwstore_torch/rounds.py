@@ -53,8 +53,9 @@ class _Opened(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Round:
-    """The round that is open on this rank."""
+    """The round that is open on this rank, under the name that its messages begin with."""
 
+    name: str
     opened: _Opened
     answer: int
     deadline: float
@@ -164,29 +165,30 @@ class Rounds:
         wish = None if self._stopping else self._coordinator.poll(_WISH)
         if wish is not None:
             opened = _Opened("stop", int(wish))
-        elif not self._stopping and self._is_due():
+        elif not self._stopping and not self._decided and self._is_due():
             opened = _Opened("due", 0)
         else:
             return
         self._coordinator.put(f"saver/{self._number}/open", msgspec.msgpack.encode(opened))
 
     def _join_round(self) -> _Round | None:
-        message = self._coordinator.poll(f"saver/{self._number}/open")
+        name = f"saver/{self._number}"
+        message = self._coordinator.poll(f"{name}/open")
         if message is None:
             return None
         opened = msgspec.msgpack.decode(message, type=_Opened)
         with self._changed:
             deadline = self._monotonic() + self._patience_s
-            current = self._round = _Round(opened, self._step, deadline)
+            current = self._round = _Round(name, opened, self._step, deadline)
             self._stopping = self._stopping or opened.reason == "stop"
         answer = str(current.answer).encode()
-        self._coordinator.put(f"saver/{self._number}/at/{self._coordinator.rank}", answer)
+        self._coordinator.put(f"{name}/at/{self._coordinator.rank}", answer)
         return current
 
     def _follow_round(self, current: _Round) -> None:
         if self._coordinator.rank == 0:
             self._lead_round(current)
-        decided = self._coordinator.poll(f"saver/{self._number}/step")
+        decided = self._coordinator.poll(f"{current.name}/step")
         late = self._monotonic() > current.deadline
         if decided is not None or late:
             with self._changed:
@@ -195,18 +197,20 @@ class Rounds:
                     self._decide(current, -1 if decided is None else int(decided))
 
     def _lead_round(self, current: _Round) -> None:
-        prefix = f"saver/{self._number}"
-        if self._coordinator.poll(f"{prefix}/step") is not None:
+        here, ranks = self._coordinator, range(self._coordinator.world_size)
+        if here.poll(f"{current.name}/step") is not None:
             return
         answers = []
-        for rank in range(self._coordinator.world_size):
-            answer = self._coordinator.poll(f"{prefix}/at/{rank}")
+        for rank in ranks:
+            answer = here.poll(f"{current.name}/at/{rank}")
             if answer is None:
                 if self._monotonic() > current.deadline:
-                    self._coordinator.put(f"{prefix}/step", b"-1")
+                    here.put(f"{current.name}/step", b"-1")
                 return
             answers.append(int(answer))
-        self._coordinator.put(f"{prefix}/step", str(max(answers) + 1).encode())
+        here.put(f"{current.name}/step", str(max(answers) + 1).encode())
+        for rank in ranks:
+            here.drop(f"{current.name}/at/{rank}")
 
     def _decide(self, current: _Round, step: int) -> None:
         opened = current.opened

@@ -92,6 +92,46 @@ def test_a_timed_save_and_a_stop_follow_each_other() -> None:
     assert steps_met(job.ranks[1], 9, 12) == [(9, "due"), (9, "stop")]
 
 
+def test_a_timed_save_that_is_decided_is_not_decided_again() -> None:
+    # The save is due until its step is reached, and ranks pass that step one after the other.
+    job = Job([7, 7])
+    job.is_due = lambda: True  # type: ignore[method-assign]
+    for rank in job.ranks:
+        rank._is_due = job.is_due
+    job.settle()
+    assert steps_met(job.ranks[1], 8, 8) == [(8, "due")]
+    job.settle()
+    assert steps_met(job.ranks[0], 8, 8) == [(8, "due")]
+
+
+def test_answers_are_forgotten_once_they_have_served() -> None:
+    job = Job([7, 8], due=[True])
+    job.settle()
+    for rank in job.ranks:
+        assert all(rank._coordinator.poll(f"saver/0/at/{n}") is None for n in range(2))
+    assert steps_met(job.ranks[0], 8, 9) == [(9, "due")]
+
+
+def test_a_round_that_a_rank_gave_up_does_not_spoil_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job([3, 3], due=[True])
+    leader = job.ranks[0]
+    channel = leader._coordinator
+    put = channel.put
+
+    def give_up(key: str, value: bytes) -> None:
+        # The training thread gives the round up while the watcher is still at it.
+        put(key, value)
+        if key == "saver/0/at/0":
+            job.clock.now = PATIENCE_S + 1
+            assert [d.step for d in leader.arrive(4)] == [-1]
+
+    monkeypatch.setattr(channel, "put", give_up)
+    leader.tick()
+    assert channel.poll("saver/1/step") is None
+
+
 def test_a_missing_rank_ends_the_round_at_its_deadline() -> None:
     job = Job([3, 3, 3])
     job.ranks[0].ask_stop(15)
