@@ -17,6 +17,7 @@ from fwstore.base.errors import Expired, InvalidInput, NotFound, Unavailable
 from fwstore.base.units import parse_duration
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.snapshot import Checkpoint
+from fwstore.format.keys import parse_snapshot_id
 from fwstore.format.record import Record, encode_record
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.history import branches, history, view_of
@@ -110,7 +111,9 @@ class RunHistory:
         for entry in history(fold):
             if entry.step == step:
                 return Checkpoint(access, entry)
-        gone = any(e.step == step and e.id in fold.expired for e in tuple(fold.entries.values()))
+        collected = {parse_snapshot_id(name).step for name in tuple(fold.gone)}
+        expired = any(e.step == step and e.id in fold.expired for e in tuple(fold.entries.values()))
+        gone = expired or step in collected
         steps = [entry.step for entry in history(fold)]
         kind = Expired if gone else NotFound
         raise kind(
