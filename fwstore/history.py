@@ -177,25 +177,28 @@ class RunHistory:
         """Yield checkpoints as they are committed, for jobs that evaluate while training goes on.
 
         Args:
-            after: Only steps greater than this one; None begins with the newest there is.
-            every: Yield all that appeared since the last one, not the newest alone.
+            after: Only steps greater than this one.
+            every: Yield all in the order of their commits, those that exist first; else begin with the newest
+                there is, and leave out what was overtaken while the last one was looked at.
             poll: Pause between two looks at the log.
             timeout: End when nothing new came for so long; None waits until the run is deleted.
         """
         clock = self._clock
         pause, patience = parse_duration(poll), None if timeout is None else parse_duration(timeout)
-        seen = -1 if after is None else after
-        last = clock.monotonic()
-        first = after is None and not every
-        while not self._is_closed():
-            fresh = [c for c in self._checkpoints_or_none() if c.step > seen]
-            for checkpoint in fresh[-1:] if first or not every else fresh:
-                seen, last = checkpoint.step, clock.monotonic()
+        floor = -1 if after is None else after
+        seen, last = (0, 0), clock.monotonic()
+        lineage = self._watched("")
+        while lineage is not None:
+            # By the order of commits: a job that went back to an older base saves lower steps anew.
+            found = [c for c in self._checkpoints_or_none() if c.step > floor and _age(c) > seen]
+            found.sort(key=_age)
+            for checkpoint in found if every else found[-1:]:
+                seen, last = _age(checkpoint), clock.monotonic()
                 yield checkpoint
-            first = False
             if patience is not None and clock.monotonic() - last >= patience:
                 return
             clock.sleep(pause)
+            lineage = self._watched(lineage)
 
     def wait(
         self, step: int, *, timeout: str | float | None = None, poll: str | float = "1s"
@@ -227,9 +230,19 @@ class RunHistory:
         except NotFound:
             return []
 
-    def _is_closed(self) -> bool:
+    def _watched(self, before: str) -> str | None:
+        """Return the lineage that is watched: "" before it exists, None after it was deleted."""
         access = self._find()
-        return access is not None and access.log.refresh().closed is not None
+        if access is None:
+            return before
+        if access.log.refresh().closed is not None or before not in ("", access.lineage):
+            return None
+        return access.lineage
+
+
+def _age(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Return what grows with every commit of a run."""
+    return checkpoint.entry.term, checkpoint.entry.save
 
 
 def _log_entry(record: Record, *, counts: bool) -> LogEntry:
