@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Self
 
 from fwstore.base.config import REMOTE_THREADS, Limits
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, NotFound
+from fwstore.base.notices import tell
 from fwstore.care.gc import GcOptions, collect
 from fwstore.care.packcheck import Level
 from fwstore.care.problems import VerifyReport
@@ -270,7 +270,7 @@ class Repository:
                 return collect(access.log, options).bytes_deleted
             except FwstoreError as error:
                 # The save is durable; what could not be freed now is freed after the next one.
-                warnings.warn(f"retention of {access.keys.name} is behind: {error}", stacklevel=1)
+                tell(f"retention of {access.keys.name} is behind: {error}")
                 return 0
 
         return apply
@@ -285,7 +285,7 @@ class Repository:
             manifest.tensors()
             manifest.all_packs()
         except (Corrupt, NotFound) as error:
-            warnings.warn(f"{name} does not continue step {entry.step}: {error}", stacklevel=1)
+            tell(f"{name} does not continue step {entry.step}: {error}")
             return False
         return True
 

@@ -6,6 +6,7 @@ a durable checkpoint, once a save has failed.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +21,23 @@ from fwstore import (
     Unavailable,
 )
 
+_log = logging.getLogger("fwstore")
+
 # Errors that the next save would meet again, so that going on would only hide them.
 _FATAL = (Fenced, InvalidInput, AlreadyExists, PermissionDenied)
 
 
 class SaveFailedWarning(UserWarning):
     """A save failed and training goes on; the next save is tried as usual."""
+
+
+def tell(message: str) -> None:
+    """Warn of a failure that must not stop what is under way; where warnings are errors, log it."""
+    try:
+        warnings.warn(message, SaveFailedWarning, stacklevel=4)
+    except SaveFailedWarning:
+        # A job that is leaving, or that saves without having freed what it could, goes on all the same.
+        _log.warning(message)
 
 
 @dataclass

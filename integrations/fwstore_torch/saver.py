@@ -7,13 +7,12 @@ complete, on all ranks or on none. A failed save, a stop signal or a dead rank n
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from fwstore import Checkpoint, FwstoreError, InvalidInput, Run, SaveHandle, Unavailable, Writer
-from fwstore_torch.failures import FailureLimit, SaveFailedWarning
+from fwstore_torch.failures import FailureLimit, tell
 from fwstore_torch.options import SaverOptions, make_settings
 from fwstore_torch.parts import make_parts
 from fwstore_torch.restore import SAVER_KEY, Restore
@@ -79,7 +78,8 @@ class Saver:
         self._saved_at = time.monotonic()
         self._next = 0
         self._last: int | None = None
-        self._in_steps = False
+        self._tried: int | None = None
+        self._final: int | None = None
         self._closed = False
         self._stopped: StopTraining | None = None
 
@@ -163,7 +163,12 @@ class Saver:
         agreed = any(d.step >= 0 for d in decisions)
         handle = None
         if agreed or self._settings.is_due(step):
-            handle = self._try_save(step, metrics, position, stopping=stop is not None)
+            # Whether `save` was called for this step, not what came of it: ranks must not differ in that.
+            handle = (
+                self._handle_of(step)
+                if self._tried == step
+                else self._try_save(step, metrics, position, stopping=stop is not None)
+            )
         if stop is not None:
             self._leave(step, stop, handle)
         return handle
@@ -191,18 +196,18 @@ class Saver:
         """
         if self._writer is None:
             self.resume()
-        self._in_steps = True
+        self._final = total - 1
         try:
             for step in range(self._next, total):
                 yield step
-                handle = self.step(step) if self._last != step else self._handle
+                if self._last != step:
+                    self.step(step)
                 if self._stopped is not None:
                     return
-                saved = handle is not None and handle.step == step
-                if step == total - 1 and not saved:
+                if step == self._final and self._tried != step:
                     self._try_save(step, None, None, stopping=False)
         finally:
-            self._in_steps = False
+            self._final = None
 
     def close(self) -> None:
         """Wait for the saves under way and let go of the run; a second call does nothing.
@@ -253,7 +258,8 @@ class Saver:
         stopping: bool,
     ) -> SaveHandle | None:
         """Save; a failure is told or raised as the options say."""
-        on_busy = "wait" if stopping else self._settings.options["on_busy"]
+        last = stopping or step == self._final
+        on_busy = "wait" if last else self._settings.options["on_busy"]
         try:
             return self._save(step, metrics, position, on_busy=on_busy)
         except FwstoreError as error:
@@ -264,6 +270,7 @@ class Saver:
         self, step: int, metrics: Mapping[str, float] | None, position: Any, *, on_busy: Any
     ) -> SaveHandle:
         self._saved_at = time.monotonic()
+        self._tried = step
         handle = self.writer.save(
             step,
             self._state(),
@@ -275,6 +282,9 @@ class Saver:
         self._handle = handle
         self._limit.watch(handle)
         return handle
+
+    def _handle_of(self, step: int) -> SaveHandle | None:
+        return self._handle if self._handle is not None and self._handle.step == step else None
 
     def _state(self) -> dict[str, Any]:
         about = {
@@ -299,7 +309,7 @@ class Saver:
         self._stopped = StopTraining(step, saved=saved, number=stop.signal)
         left = max(0.0, stop.deadline - time.monotonic())
         self._let_go(patience_s=min(left, _FAREWELL_S))
-        if not self._in_steps:
+        if self._final is None:
             raise self._stopped
 
     def _wait_saved(self, deadline: float) -> bool:
@@ -310,8 +320,7 @@ class Saver:
             left = max(0.0, deadline - time.monotonic())
             return self._handle.result(timeout=left) is not None
         except FwstoreError as error:
-            message = f"leaving without the save of step {self._handle.step}: {error}"
-            warnings.warn(message, SaveFailedWarning, stacklevel=4)
+            tell(f"leaving without the save of step {self._handle.step}: {error}")
             return False
 
     def _let_go(self, patience_s: float = _FAREWELL_S) -> None:
