@@ -30,7 +30,8 @@ from fwstore.format.tensor import TensorInfo
 from fwstore.plan.box import Box
 
 _MAPS = (dict, OrderedDict)
-_FLOATING = ("float", "bfloat", "complex")
+_REAL = ("float", "bfloat")
+_COMPLEX = "complex"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +137,16 @@ def _allocate(
 
 
 def _wanted_dtype(saved: str, dtype: Any) -> str:
-    if dtype is None or not saved.startswith(_FLOATING):
+    if dtype is None:
         return saved
     name = dtype if isinstance(dtype, str) else str(dtype).rpartition(".")[2]
     if name not in ITEMSIZE:
         raise InvalidInput(
             f"dtype {dtype!r} is not known; name one such as 'float32' or 'bfloat16'"
         )
-    return name
+    # A complex tensor made real would lose half of what was saved.
+    fits = saved.startswith(_REAL) or (saved.startswith(_COMPLEX) and name.startswith(_COMPLEX))
+    return name if fits else saved
 
 
 def _prune(value: Any, kept: set[TensorPath], path: tuple[Any, ...]) -> Any:

@@ -101,6 +101,9 @@ class TorchAdapter:
             return id(value)
         # Meta tensors have no address; tied ones still share the storage object.
         where = value.untyped_storage()._cdata if value.is_meta else value.data_ptr()  # noqa: SLF001
+        if not where:
+            # A tensor that wraps others, such as the pending result of a collective, has no address.
+            return None
         signs = value.is_conj(), value.is_neg()
         return str(value.device), where, value.dtype, value.shape, value.stride(), signs
 

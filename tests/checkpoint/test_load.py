@@ -211,7 +211,7 @@ def test_several_boxes_and_flat_ranges_of_one_rank(run: fwstore.Run) -> None:
 
 def test_a_shard_that_lacks_elements_is_not_committed(run: fwstore.Run) -> None:
     half = Shard("float32", (8,), (Piece(Box((0,), (4,)), np.ones(4, np.float32)),))
-    with run.writer() as writer, pytest.raises(fwstore.FwstoreError, match="w"):
+    with run.writer() as writer, pytest.raises(InvalidInput, match="exactly once: .* tensor w"):
         writer.save(0, {"w": half}).result(60)
     assert run.latest(default=None) is None
 
@@ -248,6 +248,15 @@ def test_casts_into_another_dtype(run: fwstore.Run) -> None:
     assert not frame[:, 1::2].any()
     with pytest.raises(InvalidInput, match="'cast'"):
         checkpoint.load(into=into, dtype="float16")
+
+
+def test_complex_tensors_of_a_new_state_keep_their_imaginary_part(run: fwstore.Run) -> None:
+    array = np.arange(4) * (1 + 2j)
+    checkpoint = save(run, {"c": array, "f": np.ones(3)})
+    found = checkpoint.load(dtype="float32")
+    assert same_bits(found["c"], array)
+    assert found["f"].dtype == np.float32
+    assert checkpoint.load(dtype="complex64")["c"].tolist() == array.tolist()
 
 
 def test_new_states_of_another_floating_dtype(run: fwstore.Run) -> None:

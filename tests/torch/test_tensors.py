@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
 from fwstore.base.errors import InvalidInput, UnsupportedValue
 from fwstore.checkpoint.adapter import Adapters
@@ -126,6 +127,12 @@ def test_meta_destinations_get_memory() -> None:
     adapter.describe(real, writable=True)
     there = torch.ones(2)
     assert adapter.materialise(there) is there
+
+
+def test_pending_results_of_collectives_are_not_taken_for_ties() -> None:
+    # They wrap the tensor that holds the elements and have no address of their own.
+    pending = [AsyncCollectiveTensor(torch.full((3,), n)) for n in range(2)]
+    assert [adapter.identity(value) for value in pending] == [None, None]
 
 
 def test_ties_are_seen_through_detached_views() -> None:
