@@ -78,6 +78,8 @@ class StorageReader(storage.StorageReader):
             ``checkpoint_id`` given to `load` takes its place.
         repository: A directory or URL below which all ids lie, as for `StorageWriter`.
         options: Of the store, as for `fwstore.open`.
+        _extension_registry: Of FileSystemReader; has no effect, because nothing is stored through
+            its extensions.
 
     Raises:
         InvalidInput: The path cannot be loaded from.
@@ -89,6 +91,7 @@ class StorageReader(storage.StorageReader):
         *,
         repository: CheckpointId | None = None,
         options: Mapping[str, object] | None = None,
+        _extension_registry: object = None,
     ) -> None:
         super().__init__()
         self._repository = repository

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.checkpoint import storage
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, SerializationFormat
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     Metadata,
@@ -69,7 +69,8 @@ class StorageWriter(storage.StorageWriter):
             what did not change between them is stored once: ``.../llama/step-100`` is step 100 of the
             run ``llama``.
         options: Of the store, as for `fwstore.open`.
-        **tuning: Arguments of FileSystemWriter that only tune its files; they have no effect.
+        **tuning: Arguments of FileSystemWriter that only tune its files; they have no effect. Those
+            that change what is stored may only be given as they are by default.
 
     Raises:
         InvalidInput: The path cannot be stored to.
@@ -86,9 +87,7 @@ class StorageWriter(storage.StorageWriter):
         **tuning: Any,
     ) -> None:
         super().__init__()
-        unknown = sorted(tuning.keys() - _TUNING)
-        if unknown:
-            raise TypeError(f"StorageWriter does not support the argument {unknown[0]!r}")
+        _check_tuning(tuning)
         self._overwrite = overwrite
         self._repository = repository
         self._options = options
@@ -217,6 +216,15 @@ class StorageWriter(storage.StorageWriter):
 
     def _target(self) -> Location:
         return self._here() if self._collective else self._here().of_rank(self._rank)
+
+
+def _check_tuning(tuning: Mapping[str, Any]) -> None:
+    for name, value in tuning.items():
+        plain = (name == "_extensions" and not value) or (
+            name == "serialization_format" and value == SerializationFormat.TORCH_SAVE
+        )
+        if name not in _TUNING and not plain:
+            raise TypeError(f"StorageWriter does not support the argument {name}={value!r}")
 
 
 def _free_replaced(repository: Repository, target: Location) -> None:

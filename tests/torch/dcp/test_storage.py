@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint._extension import ZStandard
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import (
     DefaultLoadPlanner,
     DefaultSavePlanner,
     _EmptyStateDictLoadPlanner,
 )
+from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -464,8 +466,15 @@ def test_tensors_that_cannot_be_stored_are_named(place: str) -> None:
 
 def test_arguments(place: str) -> None:
     StorageWriter(place, thread_count=4, single_file_per_rank=False, sync_files=False)
-    with pytest.raises(TypeError, match="_extensions"):
-        StorageWriter(place, _extensions=[])
+    StorageWriter(place, _extensions=None, serialization_format=SerializationFormat.TORCH_SAVE)
+    StorageReader(place, _extension_registry=None)
+    for changed in (
+        {"_extensions": [ZStandard()]},
+        {"serialization_format": SerializationFormat.SAFETENSORS},
+        {"unheard_of": 1},
+    ):
+        with pytest.raises(TypeError, match=next(iter(changed))):
+            StorageWriter(place, **changed)
     with pytest.raises(InvalidInput):
         StorageWriter("abc://abc.abc")
     with pytest.raises(InvalidInput, match="checkpoint_id"):
