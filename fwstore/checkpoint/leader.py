@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fwstore.base.config import VERSION
-from fwstore.base.errors import Conflict, InvalidInput
+from fwstore.base.errors import Conflict, FwstoreError, InvalidInput
 from fwstore.checkpoint.coordinator import wait_for
 from fwstore.checkpoint.engine import Part, parse_part
 from fwstore.checkpoint.messages import outcome_key, part_key, vote_key
@@ -172,20 +173,15 @@ class Leader:
         Raises:
             FwstoreError: What made the save fail; every rank gets the same.
         """
-        coordinator = self._session.coordinator
         try:
             parts = self._gather(request, own, voted=voted)
             committed = None
             if parts is not None:
                 committed = self._committer.commit(draft, _contributions(parts))
         except BaseException as error:
-            coordinator.put(outcome_key(request.save), failure_message(error))
+            self._answer(request.save, failure_message(error))
             raise
-        coordinator.put(
-            outcome_key(request.save),
-            SKIPPED if committed is None else committed_message(committed),
-        )
-        self._forget_messages(request.save)
+        self._answer(request.save, SKIPPED if committed is None else committed_message(committed))
         return committed
 
     def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> list[Part] | None:
@@ -210,6 +206,13 @@ class Leader:
             parts.append(parse_part(stored))
         _check_steps(parts, request)
         return parts
+
+    def _answer(self, save: int, outcome: bytes) -> None:
+        """Tell all ranks how a save ended, and forget what they said."""
+        # What was committed stays so, and what failed has its own error, also when the channel fails.
+        with suppress(FwstoreError):
+            self._session.coordinator.put(outcome_key(save), outcome)
+            self._forget_messages(save)
 
     def _forget_messages(self, save: int) -> None:
         coordinator = self._session.coordinator

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fwstore
-from fwstore import InvalidInput, Unavailable
+from fwstore import InvalidInput, PermissionDenied, Unavailable
+from fwstore.checkpoint.coordinator import LocalCoordinator
 from fwstore.store.base import Store
 from support.coordinators import Board, ThreadJob, outcomes
 from support.faults import FaultyStore
@@ -57,3 +58,31 @@ def test_a_rank_that_cannot_read_the_base_does_not_save_with_grids_of_its_own(ur
     assert isinstance(writers[1], Unavailable)
     for repository in repositories:
         repository.close()
+
+
+class Deaf(LocalCoordinator):
+    """A channel that takes no outcome and lets nobody delete."""
+
+    def put(self, key: str, value: bytes) -> None:
+        if key.endswith("/outcome"):
+            raise Unavailable("connection reset by peer")
+        super().put(key, value)
+
+    def drop(self, key: str) -> None:
+        raise PermissionDenied(f"{key} may not be deleted")
+
+
+def test_a_save_that_was_committed_is_one_whatever_becomes_of_the_channel(run: fwstore.Run) -> None:
+    with run.writer(coordinator=Deaf()) as writer:
+        checkpoint = writer.save(0, state(0)).result()
+        assert checkpoint == run[0]
+        assert writer.save(1, state(0)).result() == run[1]
+
+
+def test_what_the_ranks_said_of_a_failed_save_is_forgotten(url: str) -> None:
+    with ThreadJob(url, 2) as job:
+        job.save(0, [state(0), state(1)])
+        # Rank 1 brings a common tensor of another length than rank 0.
+        other = state(1) | {"common": np.arange(99.0)}
+        assert all(isinstance(e, InvalidInput) for e in job.try_save(1, [state(0), other]))
+        assert not [key for key in job.board.values if "/part/" in key]
