@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fwstore.base.config import VERSION
-from fwstore.base.errors import Conflict, FwstoreError, InvalidInput
+from fwstore.base.errors import Conflict, Corrupt, FwstoreError, InvalidInput
 from fwstore.checkpoint.coordinator import wait_for
 from fwstore.checkpoint.engine import Part, parse_part
 from fwstore.checkpoint.messages import outcome_key, part_key, vote_key
@@ -92,18 +92,25 @@ class Committer:
         """Write the manifest of a snapshot and append its record.
 
         Raises:
-            InvalidInput: Ranks disagree on a tensor.
+            InvalidInput: Ranks disagree on a tensor, leave a part of one out or bring one twice.
             Fenced: A newer job owns the run.
             Conflict: It refers to bytes that were condemned meanwhile.
         """
         access = self._session.access
-        built = build_snapshot(
-            self._root(draft), [*contributions, *self._referenced], access.content_hash
-        )
+        built = self._build(draft, contributions)
         write_manifest(access.store, access.runtime, built)
         entry = self._term.commit(self._record(draft, built), _own_packs(built))
         self.parent = entry
         return Committed(entry, built.root.totals)
+
+    def _build(self, draft: Draft, contributions: Sequence[Contribution]) -> BuiltSnapshot:
+        brought = [*contributions, *self._referenced]
+        try:
+            return build_snapshot(self._root(draft), brought, self._session.access.content_hash)
+        except Corrupt as error:
+            raise InvalidInput(
+                f"the ranks and references do not bring every element exactly once: {error.message}"
+            ) from error
 
     def _root(self, draft: Draft) -> Root:
         access = self._session.access

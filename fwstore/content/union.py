@@ -80,6 +80,7 @@ def unite(lineage: LineageRef, contributions: Sequence[Contribution]) -> Union:
     runs = runs.take(~tied[runs.tensor])
     fragments = fragments.take(~tied[fragments.tensor])
     packs, runs, fragments = _keep_used(all_packs, runs, fragments)
+    lineages, packs = _keep_lineages(lineages, packs)
     return Union(tensors, lineages, packs, merge_runs(sort_runs(runs)), sort_fragments(fragments))
 
 
@@ -176,6 +177,18 @@ def _keep_used(
         replace(runs, pack=renumbered[runs.pack]),
         replace(fragments, pack=renumbered[fragments.pack]),
     )
+
+
+def _keep_lineages(
+    lineages: tuple[LineageRef, ...], packs: tuple[PackInfo, ...]
+) -> tuple[tuple[LineageRef, ...], tuple[PackInfo, ...]]:
+    """Forget lineages that no pack is of any more, so that what they lent is given back."""
+    used = sorted({0, *(pack.lineage for pack in packs)})
+    if len(used) == len(lineages):
+        return lineages, packs
+    numbers = {old: new for new, old in enumerate(used)}
+    renumbered = tuple(replace(pack, lineage=numbers[pack.lineage]) for pack in packs)
+    return tuple(lineages[number] for number in used), renumbered
 
 
 def _pack_identity(pack: PackInfo) -> tuple[int | str, ...]:

@@ -38,7 +38,9 @@ def pin(
     check_text(reason, "the reason of a pin")
 
     def make(fold: Fold) -> AnyBody:
-        _require(log, fold, snapshot)
+        # What is lent already may be lent on, though it is no longer on offer itself.
+        if borrower is None or all(p.snapshot != snapshot for p in fold.pins.values()):
+            _require(log, fold, snapshot)
         return Pin(
             pin=token,
             snapshot=snapshot,

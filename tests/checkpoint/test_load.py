@@ -211,7 +211,7 @@ def test_several_boxes_and_flat_ranges_of_one_rank(run: fwstore.Run) -> None:
 
 def test_a_shard_that_lacks_elements_is_not_committed(run: fwstore.Run) -> None:
     half = Shard("float32", (8,), (Piece(Box((0,), (4,)), np.ones(4, np.float32)),))
-    with run.writer() as writer, pytest.raises(InvalidInput, match="exactly once: .* tensor w"):
+    with run.writer() as writer, pytest.raises(InvalidInput, match=r"exactly once: .* tensor w"):
         writer.save(0, {"w": half}).result(60)
     assert run.latest(default=None) is None
 

@@ -87,6 +87,18 @@ def test_a_pack_that_two_ranks_reuse_stands_once_and_unused_ones_not_at_all() ->
     assert rows_of(union.runs) == [(0, 0, 4, 0, 0)]
 
 
+def test_lineages_whose_packs_are_no_longer_used_are_forgotten() -> None:
+    other = LineageRef("other@1", "ee112233445566778899aabbccddeeff")
+    lineages, packs = (LINEAGE, DONOR, other), (pack(0, lineage=1), pack(1, lineage=2), pack(2))
+    union = unite(
+        LINEAGE, [part(0, [(0, 0, 2, 1, 0), (0, 2, 2, 2, 2)], lineages=lineages, packs=packs)]
+    )
+    assert union.lineages == (LINEAGE, other)
+    assert union.packs == (pack(2), pack(1, lineage=1))
+    assert rows_of(union.runs) == [(0, 0, 2, 1, 0), (0, 2, 2, 0, 2)]
+    assert unite(LINEAGE, [part(0, [], lineages=lineages, packs=packs)]).lineages == (LINEAGE,)
+
+
 def test_ranks_that_disagree_on_a_pack_are_refused() -> None:
     parts = [
         part(0, [(0, 0, 2, 0, 0)], packs=(pack(7),)),
