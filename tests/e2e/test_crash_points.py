@@ -22,9 +22,10 @@ import fwstore
 from fwstore.store.base import Store
 from fwstore.store.directory import DirectoryStore
 from support.faults import WRITES, Crash, Fault, FaultyStore, Operation, When, crash_at, fault_at
-from support.lineages import keys_under, make_runtime, make_store
+from support.lineages import make_runtime, make_store
 from support.oracle import make_state, same
 from support.processes import copied, process
+from support.residue import offered, unneeded
 
 pytestmark = pytest.mark.slow
 
@@ -159,40 +160,6 @@ def checkpoints(store: Store) -> set[Place]:
         return {(checkpoint.run, checkpoint.step) for checkpoint in found}
 
 
-def offered(repository: fwstore.Repository) -> list[fwstore.Checkpoint]:
-    """All checkpoints on offer; a run that was deleted a moment ago may still be listed."""
-    found: list[fwstore.Checkpoint] = []
-    for name in names_of(repository):
-        with suppress(fwstore.NotFound):
-            found += repository.run(name).checkpoints()
-    return found
-
-
-def names_of(repository: fwstore.Repository) -> list[str]:
-    try:
-        return repository.runs()
-    except fwstore.NotFound:
-        return []
-
-
-def unneeded(store: Store) -> set[str]:
-    """Packs and manifests that no checkpoint on offer needs; all pins are those that forks need."""
-    needed: set[str] = set()
-    pins: set[str] = set()
-    borrowed: set[str] = set()
-    with process(store, next(_seeds)) as repository:
-        for checkpoint in offered(repository):
-            keys = checkpoint.access.keys.snapshot(checkpoint.id)
-            needed |= {*keys_under(store, keys), *(pack.key for pack in checkpoint.packs())}
-            borrowed |= {foreign.pin for foreign in checkpoint.entry.foreign}
-        for name in repository.runs():
-            pins |= {pin.id for pin in repository.run(name).pins()}
-    assert pins == borrowed
-    stored = {key for key in keys_under(store, "") if key.startswith("packs/") or "/_snap/" in key}
-    assert needed <= stored
-    return stored - needed
-
-
 def judge(store: Store, scenario: Scenario, before: set[Place], *, collect_first: bool) -> None:
     """Hold what a disturbed process left against what was promised."""
     found = checkpoints(store)
@@ -210,7 +177,8 @@ def judge(store: Store, scenario: Scenario, before: set[Place], *, collect_first
         assert scenario.adds is None or scenario.adds in listed
         repository.gc()
     assert checkpoints(store) == listed
-    assert unneeded(store) == set()
+    with process(store, next(_seeds)) as repository:
+        assert unneeded(repository) == set()
 
 
 def enumerate_deaths(

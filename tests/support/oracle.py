@@ -1,10 +1,14 @@
-"""States that a step alone determines, so that whoever loads one knows every byte of it.
+"""States that a step alone determines, and a memory of what was acknowledged, outside of any store.
 
-Invariant: no two steps have a chunk of `trained` in common; `frozen` is the same in all.
+Invariant: whoever loads a state knows every bit of it, and what `Oracle` has noted survives the death of the
+process that noted it.
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,3 +53,23 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, list):
         return isinstance(right, list) and len(left) == len(right) and all(map(same, left, right))
     return type(left) is type(right) and bool(left == right)
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Lines that processes append until they are killed: one write each, flushed to the disk."""
+
+    path: Path
+
+    def note(self, line: str) -> None:
+        """Remember a line for good."""
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            os.write(descriptor, line.encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lines(self) -> list[str]:
+        """Everything noted so far."""
+        return self.path.read_text().splitlines() if self.path.exists() else []

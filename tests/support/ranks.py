@@ -11,13 +11,23 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 # Torch is imported once, in the fork server, and not once per rank.
-_context.set_forkserver_preload(["torch.distributed.tensor", "fwstore_torch.tensors"])
+_context.set_forkserver_preload(
+    ["torch.distributed.tensor", "torch.distributed.fsdp", "fwstore_torch"]
+)
 
 DEADLINE_S = 90.0
+
+
+def fork(function: Callable[..., None], *args: Any) -> BaseProcess:
+    """Start a process that is forked from a warm server; it ends with this one at the latest."""
+    process = _context.Process(target=function, args=args, daemon=True)
+    process.start()
+    return process
 
 
 def run_ranks(

@@ -1,0 +1,66 @@
+"""Real jobs killed with SIGKILL at random moments: nothing acknowledged is lost, nothing is torn.
+
+`make soak` makes ten times as many. What a job saves is a function of its step, and what was acknowledged is
+noted outside of the store, so whoever comes later knows what must be there, bit by bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fwstore
+from support import kill_torch
+from support.kill_jobs import KEEP, Place, array_job, whole_of
+from support.kill_loop import KillLoop, kept
+from support.oracle import same
+from support.residue import unneeded
+
+pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(3600)]
+
+
+def is_right(checkpoint: fwstore.Checkpoint) -> bool:
+    return same(checkpoint.load(), whole_of(checkpoint.step))
+
+
+def settle(loop: KillLoop) -> None:
+    """All deaths are over: what was promised is there and whole, the run goes on, and the rest can be freed."""
+    loop.check()
+    loop.finish()
+    loop.check()
+    with fwstore.open(loop.place.url) as repository:
+        assert repository.verify(level="data").problems == ()
+        before = steps(repository)
+        repository.gc(keep=KEEP)
+        assert kept(before, max(before)) <= steps(repository)
+        assert unneeded(repository) == set()
+        assert not list(loop.place.root.glob("store/.tmp/*"))
+    loop.check()
+
+
+def steps(repository: fwstore.Repository) -> set[int]:
+    return {checkpoint.step for checkpoint in repository.run("job").checkpoints()}
+
+
+def test_jobs_of_arrays(tmp_path: Path, soak: int) -> None:
+    jobs = 100 * soak
+    loop = KillLoop(Place(tmp_path), array_job, is_right, (1, 3, 1, 2), longest_s=0.5, seed=1)
+    loop.run(jobs, check_every=20)
+    settle(loop)
+    assert len(loop.place.acknowledged_steps()) > jobs // 4
+
+
+def test_training_jobs_under_fsdp(tmp_path: Path, soak: int) -> None:
+    jobs = 40 * soak  # every other one has two ranks
+    loop = KillLoop(
+        Place(tmp_path),
+        kill_torch.training_job,
+        kill_torch.is_right,
+        (2, 1, 2, 3),
+        longest_s=1.0,
+        seed=2,
+    )
+    loop.run(jobs, check_every=10)
+    settle(loop)
+    assert len(loop.place.acknowledged_steps()) > jobs // 2
