@@ -27,7 +27,6 @@ from fwstore.checkpoint.reserved import is_reserved
 from fwstore.checkpoint.shard import Shard
 from fwstore.codec.hashing import ContentHash
 from fwstore.format.paths import TensorPath, encode_path
-from fwstore.plan.box import Box
 from fwstore.plan.layout import Layout, Split
 from fwstore.sched.runtime import Runtime
 
@@ -112,10 +111,10 @@ def _stacked(groups: Sequence[_Group]) -> Layout:
 
 
 def _is_common(path: TensorPath, shard: Shard) -> bool:
-    whole = Box.whole(shard.shape)
-    if is_reserved(path):
+    if is_reserved(path) or shard.layout is not None or len(shard.pieces) != 1:
         return False
-    return shard.layout is None and len(shard.pieces) == 1 and shard.pieces[0].box == whole
+    # A piece lies within the shape, so one of its sizes is the whole.
+    return shard.pieces[0].box.sizes == shard.shape
 
 
 class Agreement:
@@ -158,11 +157,9 @@ class Agreement:
     def _settled(self, path: TensorPath, shard: Shard) -> Shard:
         if _is_common(path, shard):
             ranks = self._holders.get(encode_path(path))
-            return replace(
-                shard, layout=self._everyone if ranks is None else Layout.replicated(ranks)
-            )
+            return shard.with_layout(self._everyone if ranks is None else Layout.replicated(ranks))
         stack = self._stacks.get(encode_path(path)) if self._stacks else None
-        return shard if stack is None else replace(shard, layout=stack)
+        return shard if stack is None else shard.with_layout(stack)
 
     def _renew(self, catalogue: Catalogue, save: int) -> bool:
         """Agree with the other ranks; False when one of them skipped the save."""

@@ -7,7 +7,7 @@ bytes of its box; a segment never crosses a piece. Pure: no byte is read or copi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -75,16 +75,16 @@ class Segment:
         piece: Index of the piece that holds them.
         start: First byte in the piece's memory when the chunks are one contiguous range of a C-contiguous
             piece, else -1.
+        size_bytes: Raw bytes of all chunks; kept, because every save asks for it several times.
     """
 
     chunks: TensorChunks
     piece: int
     start: int
+    size_bytes: int = field(init=False)
 
-    @property
-    def size_bytes(self) -> int:
-        """Raw bytes of all chunks."""
-        return int(self.chunks.lengths.sum())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size_bytes", int(self.chunks.lengths.sum()))
 
 
 def split_segments(
