@@ -1,0 +1,179 @@
+"""Saving and loading over process boundaries: forked, pickled, unprivileged, and ranks without torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fwstore
+from support.gates import GatedStore
+from support.jobs import save_as_rank
+
+# Python 3.12 and later warn of what is tested here: a fork of a process with threads.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+
+RNG = np.random.default_rng(12)
+NOBODY = 65534
+
+
+def make_state(step: int, size: int = 200_000) -> dict[str, Any]:
+    return {"w": np.random.default_rng(step).random(size), "step": step}
+
+
+def same(found: Any, step: int) -> bool:
+    return found["step"] == step and bool(np.array_equal(found["w"], make_state(step)["w"]))
+
+
+def in_child(check: Callable[[], bool]) -> Callable[[], None]:
+    """Fork a child that runs a check; return what waits for it and asserts that it held."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if check() else 2
+        finally:
+            os._exit(code)
+
+    def join() -> None:
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+
+    return join
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Iterator[fwstore.Repository]:
+    with fwstore.open(str(tmp_path / "store"), limits=fwstore.Limits(threads=3)) as repository:
+        yield repository
+
+
+def save(run: fwstore.Run, *steps: int) -> None:
+    with run.writer() as writer:
+        for step in steps:
+            writer.save(step, make_state(step)).result(60)
+
+
+def test_forked_workers_load_while_the_parent_goes_on(repo: fwstore.Repository) -> None:
+    run = repo.run("run")
+    save(run, 0, 1)
+    checkpoint = run[0]
+    assert same(checkpoint.load(), 0)
+    lazy = checkpoint.tensors["w"]
+    joins = [in_child(lambda: same(run[1].load(), 1)) for _ in range(3)]
+    joins.append(in_child(lambda: same(checkpoint.load(), 0)))
+    joins.append(in_child(lambda: bool((lazy[5:9] == make_state(0)["w"][5:9]).all())))
+    save(run, 2)
+    assert same(run.latest().load(), 2)
+    for join in joins:
+        join()
+
+
+def test_a_child_forked_in_the_middle_of_a_save_reads_and_writes(repo: fwstore.Repository) -> None:
+    run = repo.run("run")
+    save(run, 0)
+    gate = GatedStore(repo.store)
+    with run.writer() as writer:
+        access = writer._engine.session.access
+        object.__setattr__(access.origin, "stores", (gate,))
+        gate.shut()
+        handle = writer.save(1, make_state(1))
+        gate.wait_arrival()
+
+        def work() -> bool:
+            gate.open()
+            if not same(run[0].load(), 0):
+                return False
+            save(repo.run("child"), 5)
+            return same(repo.run("child")[5].load(), 5)
+
+        join = in_child(work)
+        join()
+        assert not handle.done()
+        gate.open()
+        assert handle.result(60) == run[1]
+    assert same(run[1].load(), 1)
+    assert same(repo.run("child").latest().load(), 5)
+    assert repo.pool.statistics().leased_bytes == 0
+
+
+def test_a_repository_opened_before_it_exists_works_in_children(
+    repo: fwstore.Repository, tmp_path: Path
+) -> None:
+    def work() -> bool:
+        save(repo.run("run"), 3)
+        return same(repo.run("run").latest().load(), 3)
+
+    in_child(work)()
+    assert same(repo.run("run")[3].load(), 3)
+
+
+def test_a_repository_pickles_by_its_address(tmp_path: Path) -> None:
+    limits = fwstore.Limits(threads=2, pack_bytes=1 << 20)
+    key = b"k" * 32
+    with fwstore.open(str(tmp_path), site="here", limits=limits, hash_key=key) as repo:
+        save(repo.run("run"), 4)
+        stored = pickle.dumps(repo)
+    with pickle.loads(stored) as again:
+        assert again.url == repo.url
+        assert again.runtime.limits == limits
+        assert same(again.run("run")[4].load(), 4)
+        save(again.run("run"), 5)
+    with pytest.raises(fwstore.Unsupported):
+        fwstore.open(str(tmp_path))
+
+
+def test_an_unprivileged_process_loads_but_cannot_save() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with fwstore.open(folder) as repo:
+            save(repo.run("run"), 0)
+        for path in Path(folder).rglob("*"):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+
+        def work() -> bool:
+            if os.getuid() == 0:
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            with fwstore.open(folder) as repo:
+                run = repo.run("run")
+                if not same(run.latest().load(), 0):
+                    return False
+                try:
+                    run.writer()
+                except fwstore.PermissionDenied:
+                    return len(run.checkpoints()) == 1
+                return False
+
+        in_child(work)()
+        for path in [Path(folder), *Path(folder).rglob("*")]:
+            path.chmod(0o755)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_ranks_without_torch_meet_in_the_store(tmp_path: Path) -> None:
+    """Three processes that share nothing but a directory and a job id save and go on together."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(3) as pool:
+        jobs = [pool.apply_async(save_as_rank, (str(tmp_path), r, 3, "job-1")) for r in range(3)]
+        written = [job.get(90) for job in jobs]
+    with fwstore.open(str(tmp_path)) as repo:
+        run = repo.run("run")
+        assert [c.step for c in run.checkpoints()] == [0, 1]
+        for step in (0, 1):
+            found = run[step].load()
+            assert (found["rows"] == np.arange(9)[:, None] + step).all()
+            assert np.array_equal(found["same"], make_state(step, 600_000)["w"])
+            assert [run[step].per_rank(rank) for rank in range(3)] == [10, 11, 12]
+        messages = [found.key for found in repo.store.list("meta/") if "/_coord/" in found.key]
+        assert not [key for key in messages if "/part/" in key]
+    share = 600_000 * 8 / 3
+    assert all(0.8 * share <= count <= 1.2 * share + 5000 for count in written)
