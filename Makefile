@@ -41,8 +41,8 @@ format: $(STAMP) ## Rewrite the sources in the one format
 tighten: $(STAMP) ## Lower the architecture ratchet to what the sources now reach
 	@PYTHONPATH=tests $(BIN)/python -c "from architecture.ratchet import main; main()"
 
-soak: $(STAMP) ## Ten times the crash, kill and simulation tests; hours
-	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or dist or stateful" -n $(WORKERS) --dist loadgroup
+soak: $(STAMP) ## Ten times the kill loops, simulations and damage of the tests; an hour or more
+	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or stateful" --timeout 14400 -n $(WORKERS) --dist loadgroup
 
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick

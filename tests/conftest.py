@@ -27,8 +27,10 @@ _GROUPS = ("s3", "rgw", "gpu")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one expensive server together under xdist."""
+    """Keep the tests of one expensive server together under xdist, and find what `make soak` repeats."""
     for test in items:
+        if "FWSTORE_SOAK" in os.environ and "soak" in getattr(test, "fixturenames", ()):
+            test.add_marker(pytest.mark.soak)
         for group in _GROUPS:
             if test.get_closest_marker(group) is not None:
                 test.add_marker(pytest.mark.xdist_group(group))

@@ -17,7 +17,7 @@ from support.kill_loop import KillLoop, kept
 from support.oracle import same
 from support.residue import unneeded
 
-pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(14400)]
 
 
 def is_right(checkpoint: fwstore.Checkpoint) -> bool:
