@@ -7,7 +7,6 @@ Invariant: a checkpoint becomes visible, or replaces the one of the same id, by 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +44,7 @@ from fwstore_torch.dcp_assignment import Assignment, Contribution, contributions
 from fwstore_torch.dcp_bytes import OPAQUE, PlainValues
 from fwstore_torch.dcp_location import CheckpointId, Location, is_location, locate
 from fwstore_torch.dcp_metadata import Notes, ObjectPath, Span, is_whole, object_path, piece_path
+from fwstore_torch.failures import tell
 from fwstore_torch.tensors import adapter
 
 _TUNING = frozenset(
@@ -232,9 +232,7 @@ def _free_replaced(repository: Repository, target: Location) -> None:
     try:
         repository.gc(run=target.run)
     except FwstoreError as error:
-        warnings.warn(
-            f"what earlier saves of {target.shown} replaced was not freed: {error}", stacklevel=2
-        )
+        tell(f"what earlier saves of {target.shown} replaced was not freed: {error}")
 
 
 class _Collected:
