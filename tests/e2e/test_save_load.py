@@ -18,7 +18,10 @@ from support.gates import GatedStore
 from support.jobs import save_as_rank
 
 # Python 3.12 and later warn of what is tested here: a fork of a process with threads.
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+    pytest.mark.slow,
+]
 
 RNG = np.random.default_rng(12)
 NOBODY = 65534
@@ -158,7 +161,6 @@ def test_an_unprivileged_process_loads_but_cannot_save() -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.slow
 def test_ranks_without_torch_meet_in_the_store(tmp_path: Path) -> None:
     """Three processes that share nothing but a directory and a job id save and go on together."""
     context = multiprocessing.get_context("spawn")
