@@ -75,7 +75,8 @@ def collect_all(
     Raises:
         NotFound: A run that was named does not exist.
     """
-    accesses = list(lineages(repository, names))
+    # Lenders come behind those who borrow from them, so that what is given back is freed at once.
+    accesses = sorted(lineages(repository, names), key=_borrowers)
     actions: list[CollectedAction] = []
     freed = kept = 0
     dry_run = False
@@ -89,9 +90,15 @@ def collect_all(
         kept += sum(sizes.get(verdict.id, 0) for verdict in report.kept)
         if progress is not None:
             progress(number + 1, len(accesses))
+    actions.sort(key=lambda action: action.run)
     return CollectionReport(
         dry_run=dry_run, actions=tuple(actions), bytes_freed=freed, bytes_kept=kept
     )
+
+
+def _borrowers(access: Access) -> int:
+    pins = tuple(access.log.refresh().pins.values())
+    return len({pin.borrower for pin in pins if pin.borrower is not None})
 
 
 def verify_all(
