@@ -198,7 +198,9 @@ class Agreement:
         votes: dict[bytes, list[int]] = {}
         for rank in range(self._coordinator.world_size):
             keys = (vote_key(save, rank), part_key(save, rank))
-            key, message = wait_for(self._coordinator, keys, self._runtime, deadline=deadline)
+            key, message = wait_for(
+                self._coordinator, keys, self._runtime, deadline=deadline, sender=rank
+            )
             if key == vote_key(save, rank):
                 votes.setdefault(message, []).append(rank)
             elif read_part(message, rank) is None:

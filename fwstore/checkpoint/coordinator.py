@@ -260,6 +260,7 @@ def wait_for(
     runtime: Runtime,
     *,
     deadline: float,
+    sender: int = 0,
     stop: Callable[[], BaseException | None] = lambda: None,
 ) -> tuple[str, bytes]:
     """Return the first of several keys that is published, with its value.
@@ -269,6 +270,7 @@ def wait_for(
         keys: Looked at in this order.
         runtime: Its clock paces the polling.
         deadline: Monotonic second at which to give up.
+        sender: The rank that should publish it, for the error.
         stop: Returns an error when waiting has lost its purpose.
 
     Raises:
@@ -286,7 +288,8 @@ def wait_for(
         left = deadline - runtime.clock.monotonic()
         if left <= 0:
             raise Unavailable(
-                f"no rank published {' or '.join(keys)} in time; is a rank gone or stuck?"
+                f"rank {sender} did not answer in time ({' or '.join(keys)}): see whether it is gone or stuck; "
+                "Limits.commit_timeout_s is how long the others wait"
             )
         runtime.clock.sleep(min(pause, left))
         pause = min(pause * 2, _POLL_LAST_S)

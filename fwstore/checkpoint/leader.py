@@ -201,7 +201,11 @@ class Leader:
                 # A vote is of interest only while rank 0 took no part in the agreement that it asks for.
                 keys = (part_key(request.save, rank), vote_key(request.save, rank))
                 key, message = wait_for(
-                    coordinator, keys[:1] if voted else keys, runtime, deadline=deadline
+                    coordinator,
+                    keys[:1] if voted else keys,
+                    runtime,
+                    deadline=deadline,
+                    sender=rank,
                 )
                 if key == keys[1]:
                     raise Conflict(

@@ -263,6 +263,14 @@ def test_ranks_that_disagree_on_the_step_all_learn_it_and_go_on(place: Path) -> 
     assert steps_in(place) == [1, 7]
 
 
+def test_a_rank_that_never_comes_costs_one_save_and_is_named(place: Path) -> None:
+    limits = fwstore.Limits(commit_timeout_s=0.3)
+    silent = pytest.raises(fwstore.Unavailable, match="rank 1 did not answer in time")
+    with ThreadJob(str(place), 2, limits=limits) as job, silent:
+        job.save_on(0, 2, make_state(2))
+    assert steps_in(place) == [1]
+
+
 def test_a_directory_that_ranks_do_not_share_is_found_out_before_a_byte_is_lost(
     place: Path, tmp_path: Path
 ) -> None:
