@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
@@ -17,6 +18,7 @@ import numpy as np
 from fwstore.base.errors import InternalError, InvalidInput, Unsupported, UnsupportedValue
 from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
 from fwstore.format.dtypes import ITEMSIZE
+from fwstore.format.paths import TensorPath, display_path
 from fwstore.format.state import ForeignValue
 from fwstore.plan.box import Box
 
@@ -204,6 +206,24 @@ class Adapters:
             raise InternalError(f"a {type(value).__name__} was taken for a tensor")
         return adapter
 
+    def form(self, path: TensorPath, value: Any) -> tuple[str, tuple[int, ...]]:
+        """Return dtype name and global shape of a value that is known to be a tensor.
+
+        Raises:
+            InvalidInput: It has none yet, or none that can be stored; the path is named.
+        """
+        with _named(path):
+            return self.owner(value).form(value)
+
+    def describe(self, path: TensorPath, value: Any, *, writable: bool = False) -> Shard:
+        """Return what this rank holds of a value that is known to be a tensor.
+
+        Raises:
+            InvalidInput: It cannot be saved, or loaded into; the path is named.
+        """
+        with _named(path):
+            return self.owner(value).describe(value, writable=writable)
+
     def plain(self, value: Any) -> ForeignValue | None:
         """Return the inert form of a small framework value, or None when it is not one."""
         for adapter in self._candidates(type(value)):
@@ -258,6 +278,15 @@ def default_adapters() -> Adapters:
 
 def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+@contextmanager
+def _named(path: TensorPath) -> Iterator[None]:
+    """Let refusals begin with the path of what is refused."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise type(error)(f"{display_path(path)}: {error.message}") from error
 
 
 def _is_stored_dtype(dtype: np.dtype[Any]) -> bool:

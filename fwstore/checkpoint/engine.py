@@ -219,7 +219,7 @@ class SaveEngine:
         refuse_reserved(tensors)
         aliases = {p: slot.alias for p, slot in tensor_slots(skeleton) if slot.alias is not None}
         adapters = self.session.access.adapters
-        shards = {path: adapters.owner(value).describe(value) for path, value in tensors.items()}
+        shards = {path: adapters.describe(path, value) for path, value in tensors.items()}
         return make_catalogue(shards, aliases, self.session.world_size), self._extra(
             request, skeleton
         )

@@ -140,13 +140,20 @@ def _wanted_dtype(saved: str, dtype: Any) -> str:
     if dtype is None:
         return saved
     name = dtype if isinstance(dtype, str) else str(dtype).rpartition(".")[2]
-    if name not in ITEMSIZE:
+    kind = _kind(name)
+    if name not in ITEMSIZE or not kind:
         raise InvalidInput(
-            f"dtype {dtype!r} is not known; name one such as 'float32' or 'bfloat16'"
+            f"dtype {dtype!r} is no floating-point dtype; name one such as 'float32' or 'bfloat16'"
         )
     # A complex tensor made real would lose half of what was saved.
-    fits = saved.startswith(_REAL) or (saved.startswith(_COMPLEX) and name.startswith(_COMPLEX))
-    return name if fits else saved
+    return name if _kind(saved) == kind else saved
+
+
+def _kind(dtype: str) -> str:
+    """Return "real" or "complex" for floating-point dtypes, else nothing."""
+    if dtype.startswith(_REAL):
+        return "real"
+    return "complex" if dtype.startswith(_COMPLEX) else ""
 
 
 def _prune(value: Any, kept: set[TensorPath], path: tuple[Any, ...]) -> Any:
@@ -175,7 +182,7 @@ def load_into(access: Access, manifest: Manifest, into: Any, selection: Selectio
     """Fill the tensors of a state in place and replace its plain values by the saved ones."""
     skeleton, tensors = flatten(into, access.adapters)
     saved = {info.path: info for info in manifest.tensors() if not is_reserved(info.path)}
-    described = {path: _describe(access, value) for path, value in tensors.items()}
+    described = {p: Described(*access.adapters.form(p, v)) for p, v in tensors.items()}
     wanted = {path: described[slot.alias or path] for path, slot in tensor_slots(skeleton)}
     pairs = _pair(saved, wanted, selection)
     fills = []
@@ -185,17 +192,12 @@ def load_into(access: Access, manifest: Manifest, into: Any, selection: Selectio
             value = adapter.materialise(tensors[target])
             if value is not tensors[target]:
                 _replace(into, skeleton, target, value)
-            shard = adapter.describe(value, writable=True)
+            shard = access.adapters.describe(target, value, writable=True)
             fills.append(Fill(source, saved[source].dtype, shard, adapter))
     fill(access, manifest, fills)
     if selection.only is None and selection.rename is None:
         _take_plain(into, skeleton, revived(access, load_skeleton(access, manifest)))
     return into
-
-
-def _describe(access: Access, value: Any) -> Described:
-    dtype, shape = access.adapters.owner(value).form(value)
-    return Described(dtype, shape)
 
 
 def _replace(into: Any, skeleton: Any, target: TensorPath, value: Any) -> None:

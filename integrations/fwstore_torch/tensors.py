@@ -78,6 +78,7 @@ class TorchAdapter:
 
     def form(self, value: torch.Tensor) -> tuple[str, tuple[int, ...]]:
         """Return dtype name and global shape; the tensor may be on the meta device."""
+        _check_form(value)
         return NAMES[value.dtype], tuple(value.shape)
 
     @torch.no_grad()
@@ -86,7 +87,10 @@ class TorchAdapter:
     ) -> np.ndarray[Any, Any]:
         """Return converted elements as a raw array of the same shape."""
         flat = torch.from_numpy(np.ascontiguousarray(source).reshape(-1).view(np.uint8))
-        converted = flat.view(DTYPES[dtype]).to(DTYPES[target])
+        try:
+            converted = flat.view(DTYPES[dtype]).to(DTYPES[target])
+        except RuntimeError as error:
+            raise Unsupported(f"torch cannot convert {dtype} to {target}: {error}") from error
         return converted.view(torch.uint8).numpy().view(raw_dtype(target)).reshape(source.shape)
 
     @torch.no_grad()
@@ -95,10 +99,10 @@ class TorchAdapter:
         if isinstance(value, DTensor):
             local = self.identity(value.to_local())
             return None if local is None else (local, tuple(value.shape), str(value.placements))
-        if isinstance(value, ShardedTensor) or value.layout != torch.strided or not value.numel():
-            return None
         if isinstance(value, _LAZY):
             return id(value)
+        if isinstance(value, ShardedTensor) or value.layout != torch.strided or not value.numel():
+            return None
         # Meta tensors have no address; tied ones still share the storage object.
         where = value.untyped_storage()._cdata if value.is_meta else value.data_ptr()  # noqa: SLF001
         if not where:
@@ -207,19 +211,21 @@ def _describe_sharded(value: Any, *, writable: bool) -> Shard:
     return Shard(NAMES[value.dtype], tuple(value.size()), tuple(pieces))
 
 
-def _check_stored(value: torch.Tensor) -> None:
+def _check_form(value: torch.Tensor) -> None:
     if isinstance(value, _LAZY):
-        raise UnsupportedValue(
-            "a lazy parameter without a shape cannot be stored; run the model once"
-        )
+        raise UnsupportedValue("a lazy parameter has no shape yet; run the model once")
+    if value.is_quantized or value.dtype not in NAMES:
+        raise UnsupportedValue(f"a tensor of dtype {value.dtype} cannot be stored")
+
+
+def _check_stored(value: torch.Tensor) -> None:
+    _check_form(value)
     if value.is_meta:
         raise UnsupportedValue("a tensor on the meta device has no elements to store")
     if value.layout != torch.strided:
         raise UnsupportedValue(
             f"a tensor of layout {value.layout} cannot be stored; use .to_dense()"
         )
-    if value.is_quantized or value.dtype not in NAMES:
-        raise UnsupportedValue(f"a tensor of dtype {value.dtype} cannot be stored")
     if hasattr(value, "__tensor_flatten__"):
         raise UnsupportedValue(
             f"a {type(value).__name__} wraps other tensors and cannot be stored; store those instead"
