@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,7 +18,9 @@ import fwstore.repository
 from fwstore.format.record import KINDS as RECORD_KINDS
 from fwstore.store.memory import MemoryStore
 from support.faults import FaultyStore
-from support.gallery import DONOR, STEPS, URL, Sight, hang, load, look, one_thread
+from support.gallery import DONOR, RUN, STEPS, URL, Sight, hang, load, look, one_thread, state
+from support.oracle import same
+from support.processes import copied
 
 SIZE_MAX = 20 * 1024
 PAGE = b"<!DOCTYPE html><html><head><title>503 Service Unavailable</title></head></html>"
@@ -193,3 +196,33 @@ def test_bytes_behind_the_end_are_noticed_or_harmless(gallery: Gallery) -> None:
     for key, content in gallery.objects.items():
         assert gallery.outcomes(key, content + b"\n") <= {"right", "corrupt"}
         assert gallery.outcomes(key, content + content) <= {"right", "corrupt"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* does not continue step")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_and_a_collection_go_on_from_a_damaged_store_or_say_corrupt(
+    gallery: Gallery, kind: str, soak: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in gallery.keys(kind):
+        for damaged in list(flips(gallery.objects[key], 1))[5 :: 101 // soak]:
+            store = copied(gallery.store)
+            store.put(key, [damaged], mode="overwrite")
+            monkeypatch.setattr(fwstore.repository, "open_store", lambda *_, it=store: it)
+            with suppress(fwstore.Corrupt):
+                _save_and_load()
+            with suppress(fwstore.Corrupt), fwstore.open(URL) as repository:
+                repository.gc()
+            monkeypatch.undo()
+
+
+def _save_and_load() -> None:
+    """Save step 9 as the next job; what was acknowledged must be there for the one after it."""
+    with fwstore.open(URL) as repository, repository.run(RUN).writer() as writer:
+        writer.save(9, state()).result()
+    with fwstore.open(URL) as repository:
+        try:
+            found = repository.run(RUN)[9].load()
+        except fwstore.Corrupt as error:
+            pytest.fail(f"a save was acknowledged and cannot be loaded: {error}")
+    assert same(found, state())
