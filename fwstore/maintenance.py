@@ -107,7 +107,7 @@ def verify_all(
     """Verify some runs, or all with all their generations.
 
     Raises:
-        NotFound: A run that was named does not exist.
+        NotFound: A run that was named does not exist, or no run has the step.
     """
     reports: list[VerifyReport] = []
     progress = _Joined(options.progress)
@@ -121,7 +121,13 @@ def verify_all(
             progress.next_run()
             of_run = replace(options, progress=progress)
             reports.append(verify_run(access.origin, access.log, of_run))
-    return join_reports(reports)
+    report = join_reports(reports)
+    if options.step is not None and not report.checkpoints and not report.problems:
+        where = "any run" if names is None else f"run {', '.join(names)}"
+        raise NotFound(
+            f"there is no checkpoint of step {options.step} in {where} of {repository.url}"
+        )
+    return report
 
 
 class _Joined:

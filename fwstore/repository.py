@@ -192,7 +192,8 @@ class Repository:
             progress: Called with bytes of packs checked and, as far as known, to be checked.
 
         Raises:
-            NotFound: The run or the repository does not exist.
+            NotFound: The run, the step or the repository does not exist.
+            InvalidInput: There is no such level, or the share is not 0 to 1.
         """
         self._site()
         options = VerifyOptions(level=level, sample=sample, step=step, progress=progress)

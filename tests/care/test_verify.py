@@ -208,6 +208,8 @@ def test_one_step_is_checked_by_itself() -> None:
     report = verify(step=2)
     assert hit(report.problems) == {(2, "frozen"), (2, "tied")}
     assert report.checkpoints == 1
+    with pytest.raises(fwstore.NotFound, match="no checkpoint of step 7 in any run"):
+        verify(step=7)
 
 
 @pytest.mark.parametrize("name", ["head", "get", "get_range"])
