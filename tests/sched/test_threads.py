@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -104,6 +105,8 @@ def test_map_awaits_what_was_begun_before_an_interrupt_leaves_it(
     scheduler: ThreadScheduler,
 ) -> None:
     # What the caller frees after Ctrl-C must not be written by a worker any more.
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main, other_began = threading.current_thread(), threading.Event()
     finished, never = [], threading.Event()
 
@@ -116,8 +119,11 @@ def test_map_awaits_what_was_begun_before_an_interrupt_leaves_it(
         never.wait(0.1)
         finished.append(value)
 
-    with pytest.raises(KeyboardInterrupt):
-        scheduler.map(work, [0, 1])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.map(work, [0, 1])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(finished) == 1
 
 

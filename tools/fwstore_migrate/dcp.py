@@ -20,7 +20,7 @@ from fwstore import Box, Corrupt, FwstoreError, LimitExceeded, Piece, Shard, Uns
 from fwstore_migrate.dtypes import TORCH_DTYPES
 from fwstore_migrate.files import FileRange, FileSource, FileTensor, member_path, open_file
 from fwstore_migrate.limits import PICKLE_BYTES_MAX, PLAIN_BYTES_MAX
-from fwstore_migrate.pickled import Built, Global, read_pickle
+from fwstore_migrate.pickled import GETATTR, Built, Global, read_pickle
 from fwstore_migrate.torch_values import Skipped, dtype_name, read_torch_file
 
 METADATA_FILE = ".metadata"
@@ -40,6 +40,7 @@ _ALLOWED: frozenset[tuple[str, str]] = frozenset(
         (f"{_DCP}.filesystem", "_StorageInfo"),
         ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"),
         ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
+        (GETATTR.module, GETATTR.name),
         ("torch.serialization", "_get_layout"),
         ("torch", "Size"),
         ("collections", "OrderedDict"),

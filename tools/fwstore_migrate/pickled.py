@@ -30,6 +30,9 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
+GETATTR = Global("builtins", "getattr")
+
+
 @dataclass(eq=False, slots=True)
 class Built:
     """What calling a global would have made.
@@ -241,7 +244,18 @@ def _call(machine: _Machine, _: Any) -> None:
     arguments, constructor = machine.pop(), machine.pop()
     if not isinstance(constructor, Global) or not isinstance(arguments, tuple):
         raise Corrupt(f"{machine.name} calls something that is not a global")
+    if constructor == GETATTR:
+        constructor, arguments = _member(machine, arguments)
     machine.stack.append(Built(constructor, arguments))
+
+
+def _member(machine: _Machine, arguments: tuple[Any, ...]) -> tuple[Global, tuple[Any, ...]]:
+    """Return a member of an enum by its name: Python 3.11.0 to 3.11.3 pickle enums as attributes."""
+    match arguments:
+        case (Global() as owner, str() as name):
+            return owner, (name,)
+        case _:
+            raise Corrupt(f"{machine.name} asks for an attribute of something that is no class")
 
 
 def _build(machine: _Machine, _: Any) -> None:
