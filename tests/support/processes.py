@@ -16,19 +16,19 @@ from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
 from support.lineages import make_runtime
 
+# Several packs for each save of a small state.
+LIMITS = fwstore.Limits(pack_bytes=6_000)
+
 
 @contextmanager
-def process(
-    store: Store, seed: int, limits: fwstore.Limits | None = None
-) -> Iterator[fwstore.Repository]:
+def process(store: Store, seed: int) -> Iterator[fwstore.Repository]:
     """Open a repository in a store, as a process does that has just started.
 
     Args:
         store: The store, or this process's faulty handle on it.
         seed: Of its identifiers; two processes never share one.
-        limits: Of the repository.
     """
-    runtime = replace(make_runtime(seed), limits=limits or fwstore.Limits())
+    runtime = replace(make_runtime(seed), limits=LIMITS)
     with mock.patch.multiple(
         "fwstore.repository",
         open_store=lambda url, runtime, options: store,
@@ -42,3 +42,9 @@ def copied(store: MemoryStore) -> MemoryStore:
     copy = MemoryStore(make_runtime())
     copy._objects.update(store._objects)
     return copy
+
+
+def contents(store: Store) -> frozenset[tuple[str, bytes]]:
+    """Return all that a small store holds."""
+    found = [(info.key, info.size) for info in store.list("")]
+    return frozenset((key, store.get(key, limit_bytes=size)) for key, size in found)
