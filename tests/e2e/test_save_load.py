@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 import fwstore
+from fwstore import Box, Piece, Shard, flat_boxes
+from support.coordinators import ThreadJob
 from support.gates import GatedStore
 from support.jobs import save_as_rank
 
@@ -158,6 +161,60 @@ def test_an_unprivileged_process_loads_but_cannot_save() -> None:
         in_child(work)()
         for path in [Path(folder), *Path(folder).rglob("*")]:
             path.chmod(0o755)
+
+
+def of_boxes(array: np.ndarray[Any, Any], boxes: Iterable[Box]) -> Shard:
+    """What a rank holds that has some boxes of an array, each in memory of its own."""
+    pieces = tuple(Piece(box, np.ascontiguousarray(array[box.slices()])) for box in boxes)
+    return Shard(array.dtype.name, array.shape, pieces)
+
+
+def heads(world_size: int, rank: int) -> list[Box]:
+    """A rank's heads of a fused query-key-value matrix: one box of each of the three."""
+    low, high = 512 * rank // world_size, 512 * (rank + 1) // world_size
+    return [Box((third * 512 + low, 0), (high - low, 64)) for third in range(3)]
+
+
+def flat_range(world_size: int, rank: int) -> tuple[Box, ...]:
+    """A rank's equal part of the flattened elements, as trainers with flat parameters have it."""
+    count = 1536 * 64
+    return flat_boxes((1536, 64), count * rank // world_size, count * (rank + 1) // world_size)
+
+
+@pytest.mark.parametrize("boxes", [heads, flat_range])
+def test_ranks_with_several_boxes_move_between_worlds(
+    tmp_path: Path, boxes: Callable[[int, int], Iterable[Box]]
+) -> None:
+    array = RNG.random((1536, 64))
+
+    def load(job: ThreadJob, rank: int) -> bool:
+        mine = boxes(len(job.ranks), rank)
+        into = {"w": of_boxes(np.zeros_like(array), mine)}
+        job.repositories[rank].run("run").latest().load(into=into)
+        return all(
+            np.array_equal(np.asarray(piece.array).view(array.dtype), array[piece.box.slices()])
+            for piece in into["w"].pieces
+        )
+
+    for step, world in enumerate((2, 3, 4, 1)):
+        with ThreadJob(str(tmp_path), world) as job:
+            assert step == 0 or all(job.each_rank(partial(load, job)))
+            array += 1
+            job.save(step, [{"w": of_boxes(array, boxes(world, rank))} for rank in job.ranks])
+    with fwstore.open(str(tmp_path)) as repo:
+        assert np.array_equal(repo.run("run")[3].load()["w"], array)
+
+
+def test_boxes_that_overlap_or_leave_a_hole_are_refused_on_all_ranks(tmp_path: Path) -> None:
+    array = RNG.random((8, 2))
+    with ThreadJob(str(tmp_path), 2) as job:
+        for low, high in ((3, 4), (5, 4)):
+            parts = [Box((0, 0), (low, 2)), Box((high, 0), (8 - high, 2))]
+            found = job.try_save(0, [{"w": of_boxes(array, [box])} for box in parts])
+            assert [type(error) for error in found] == [fwstore.InvalidInput] * 2
+            assert all("exactly once" in str(error) for error in found)
+        job.save(0, [{"w": of_boxes(array, [Box((4 * r, 0), (4, 2))])} for r in job.ranks])
+        assert np.array_equal(job.repositories[1].run("run")[0].load()["w"], array)
 
 
 @pytest.mark.dist
