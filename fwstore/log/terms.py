@@ -14,6 +14,7 @@ from fwstore.base.errors import (
     Corrupt,
     Expired,
     Fenced,
+    FwstoreError,
     InternalError,
     NotFound,
     Unavailable,
@@ -137,7 +138,7 @@ class Term:
         for log in self._pinned:
             try:
                 _unpin_bases(log, self.number)
-            except (Unavailable, Conflict):
+            except FwstoreError:
                 # The collector lifts base pins of terms that have committed.
                 continue
         self._pinned = []
