@@ -45,7 +45,8 @@ T = TypeVar("T")
 
 _TEMPORARY: Parts = (".tmp",)
 _ATTEMPTS_MAX = 16
-_WRITEBACK_BYTES = 8 << 20
+# Smaller pieces cost a third more system time of a save: two lanes then allocate blocks in turns.
+_WRITEBACK_BYTES = 32 << 20
 _MOVED = frozenset({errno.ENOENT, errno.ESTALE})
 _CAPABILITIES = Capabilities(
     kind="directory",

@@ -5,7 +5,9 @@ Usage: python tests/torch/dcp/run_upstream.py DIRECTORY [pytest arguments]
 DIRECTORY is ``test/distributed/checkpoint`` of a PyTorch source tree, which is not part of this project.
 Its FileSystemWriter, FileSystemReader, FsspecWriter and FsspecReader are exchanged for StorageWriter and
 StorageReader before any test is imported, in the ranks that the tests spawn as well. With ``--cpu`` as the
-first pytest argument, tests that ask for several GPUs run on the CPU with gloo.
+first pytest argument, tests that ask for several GPUs run on the CPU with gloo; devices that they name, and
+numbers of ranks that they take from the number of GPUs (none: such a test passes without a rank), have to be
+replaced in a copy.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ def _run_on_cpu() -> None:
         requires_nccl=lambda: keep,
         requires_accelerator_dist_backend=lambda *_, **__: keep,
     )
+    # Where torch compares sharded tensors it makes a flag on the device of this index.
+    torch.accelerator.current_device_index = lambda: "cpu"  # type: ignore[assignment,return-value]
     start = torch.distributed.init_process_group
 
     def start_with_gloo(*args: Any, **kwargs: Any) -> None:
