@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import fwstore
 from support.lineages import keys_under
+
+_STAYS = re.compile(
+    r"fwstore\.json|catalog/.+|meta/_names/.+|meta/[^_]+/_(term|log|condemned|coord)/.+"
+)
 
 
 def offered(repository: fwstore.Repository) -> list[fwstore.Checkpoint]:
@@ -18,7 +23,7 @@ def offered(repository: fwstore.Repository) -> list[fwstore.Checkpoint]:
 
 
 def unneeded(repository: fwstore.Repository) -> set[str]:
-    """Packs and manifests that no checkpoint on offer needs; all pins are those that forks need."""
+    """Objects that no checkpoint on offer needs, but for the memory of the log; all pins are those of forks."""
     needed: set[str] = set()
     borrowed: set[str] = set()
     for checkpoint in offered(repository):
@@ -29,9 +34,8 @@ def unneeded(repository: fwstore.Repository) -> set[str]:
     pins = {pin.id for name in names_of(repository) for pin in repository.run(name).pins()}
     assert pins == borrowed
     keys = keys_under(repository.store, "")
-    stored = {key for key in keys if key.startswith("packs/") or "/_snap/" in key}
-    assert needed <= stored
-    return stored - needed
+    assert needed <= set(keys)
+    return {key for key in keys if key not in needed and not _STAYS.fullmatch(key)}
 
 
 def names_of(repository: fwstore.Repository) -> list[str]:
