@@ -17,9 +17,17 @@ from fwstore.base.errors import InvalidInput
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.adapter import TensorAdapter
 from fwstore.checkpoint.reserved import is_reserved
-from fwstore.checkpoint.selection import Described, Only, Rename, name_filter, pair_names
+from fwstore.checkpoint.selection import (
+    Described,
+    Only,
+    Rename,
+    check_only,
+    name_filter,
+    pair_names,
+)
 from fwstore.checkpoint.shard import Piece, Shard, raw_dtype
 from fwstore.checkpoint.states import common_kind, complete, load_skeleton, revived, slots_of
+from fwstore.checkpoint.ties import fill_once, same_content
 from fwstore.checkpoint.tree import assign, flatten, tensor_slots, unflatten
 from fwstore.content.manifest import Manifest
 from fwstore.content.read import plan_tensor
@@ -109,7 +117,10 @@ def load_tree(access: Access, manifest: Manifest, selection: Selection) -> Any:
     skeleton = load_skeleton(access, manifest)
     kind = common_kind(slots_of(skeleton))
     skeleton = complete(skeleton, manifest, kind)
-    slots = {p: s for p, s in slots_of(skeleton).items() if p in infos and keep(display_path(p))}
+    slots = {path: slot for path, slot in slots_of(skeleton).items() if path in infos}
+    if selection.strict:
+        check_only(selection.only, map(display_path, slots))
+    slots = {path: slot for path, slot in slots.items() if keep(display_path(path))}
     if selection.only is not None:
         skeleton = _prune(skeleton, set(slots), ())
     values: dict[TensorPath, Any] = {}
@@ -184,16 +195,20 @@ def load_into(access: Access, manifest: Manifest, into: Any, selection: Selectio
     saved = {info.path: info for info in manifest.tensors() if not is_reserved(info.path)}
     described = {p: Described(*access.adapters.form(p, v)) for p, v in tensors.items()}
     wanted = {path: described[slot.alias or path] for path, slot in tensor_slots(skeleton)}
-    pairs = _pair(saved, wanted, selection)
+    sources = fill_once(
+        _pair(saved, wanted, selection),
+        {path: slot.alias or path for path, slot in tensor_slots(skeleton)},
+        saved,
+        lambda one, other: same_content(access, manifest, one, other),
+    )
     fills = []
-    for target, source in pairs.items():
-        if target in tensors:
-            adapter = access.adapters.owner(tensors[target])
-            value = adapter.materialise(tensors[target])
-            if value is not tensors[target]:
-                _replace(into, skeleton, target, value)
-            shard = access.adapters.describe(target, value, writable=True)
-            fills.append(Fill(source, saved[source].dtype, shard, adapter))
+    for target, source in sources.items():
+        adapter = access.adapters.owner(tensors[target])
+        value = adapter.materialise(tensors[target])
+        if value is not tensors[target]:
+            _replace(into, skeleton, target, value)
+        shard = access.adapters.describe(target, value, writable=True)
+        fills.append(Fill(source, saved[source].dtype, shard, adapter))
     fill(access, manifest, fills)
     if selection.only is None and selection.rename is None:
         _take_plain(into, skeleton, revived(access, load_skeleton(access, manifest)))

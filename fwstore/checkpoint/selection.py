@@ -34,9 +34,27 @@ def name_filter(only: Only) -> Callable[[str], bool]:
     """
     if only is None:
         return lambda _: True
-    globs = [only] if isinstance(only, str) else list(only)
-    pattern = re.compile("|".join(f"(?:{_translate(glob)})" for glob in globs))
+    pattern = re.compile("|".join(f"(?:{_translate(glob)})" for glob in _globs(only)))
     return lambda name: pattern.fullmatch(name) is not None
+
+
+def check_only(only: Only, names: Iterable[str]) -> None:
+    """Refuse globs that select nothing: most likely they are misspelt.
+
+    Raises:
+        InvalidInput: No name matches one of the globs.
+    """
+    left = {glob: re.compile(_translate(glob)) for glob in _globs(only)}
+    for name in names:
+        left = {glob: test for glob, test in left.items() if test.fullmatch(name) is None}
+    if left:
+        raise InvalidInput(f"only= matches no tensor of the checkpoint: {', '.join(left)}")
+
+
+def _globs(only: Only) -> list[str]:
+    if only is None:
+        return []
+    return [only] if isinstance(only, str) else list(only)
 
 
 def _translate(glob: str) -> str:
@@ -92,6 +110,8 @@ def pair_names(
     Raises:
         InvalidInput: Names or shapes do not fit; all of them are listed.
     """
+    if strict:
+        check_only(only, saved)
     keep = name_filter(only)
     to_wanted = renamer(rename)
     source: dict[str, str] = {}

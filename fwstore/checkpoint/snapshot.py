@@ -146,7 +146,8 @@ class Checkpoint:
             rename: From saved names to those of `into`; a function, or a mapping of leading segments.
             dtype: ``"cast"`` converts to the dtypes of `into`; a dtype name converts floating-point
                 tensors of a new state, complex ones only if it is complex.
-            strict: Missing and unexpected names raise; False loads what fits.
+            strict: Missing and unexpected names raise, and so do globs that match nothing; False loads what
+                fits.
 
         Returns:
             The new state; or `into`, with plain values replaced by the saved ones.

@@ -174,6 +174,24 @@ def test_ties_load_into_separate_arrays_and_into_other_ties(run: fwstore.Run) ->
         checkpoint.load(into={**tied, "d": tied["a"]})
 
 
+def test_memory_that_is_shared_is_filled_by_any_of_its_names(run: fwstore.Run) -> None:
+    checkpoint = save(run, {"b": np.arange(6.0), "c": np.arange(6.0), "d": np.arange(6.0) + 1})
+    shared = np.zeros(6)
+    checkpoint.load(into={"a": shared, "b": shared}, only="b")
+    assert same_bits(shared, np.arange(6.0))
+    shared[:] = 0
+    checkpoint.load(into={"a": shared, "b": shared}, strict=False)
+    assert same_bits(shared, np.arange(6.0))
+    shared[:] = 0
+    checkpoint.load(into={"b": shared, "c": shared, "d": np.zeros(6)})
+    assert same_bits(shared, np.arange(6.0))
+    shared[:] = 0
+    for strict in (True, False):
+        with pytest.raises(InvalidInput, match=r"c and d share memory .* differ"):
+            checkpoint.load(into={"b": np.zeros(6), "c": shared, "d": shared}, strict=strict)
+    assert not shared.any()
+
+
 def test_several_boxes_and_flat_ranges_of_one_rank(run: fwstore.Run) -> None:
     whole = random_bits("float32", (12, 5))
     boxes = [Box((0, 0), (2, 5)), Box((4, 0), (2, 5)), Box((8, 0), (2, 5))]
@@ -367,7 +385,12 @@ def test_only_reads_what_is_named_and_leaves_the_rest_out(run: fwstore.Run) -> N
     assert set(found) == {"policy", "list"}
     assert found["policy"]["lr"] == 1
     assert found["list"] == [None, 5]
+    with pytest.raises(InvalidInput, match="polcy"):
+        checkpoint.load(only="polcy/**")
+    assert checkpoint.load(only="polcy/**", strict=False)["list"] == [None, 5]
     into: dict[str, Any] = {"policy": {"w": np.zeros(2)}, "value": {"w": np.zeros(2)}}
+    with pytest.raises(InvalidInput, match="polcy"):
+        checkpoint.load(into=into, only=["value/*", "polcy/*"])
     checkpoint.load(into=into, only=["value/*"])
     assert not into["policy"]["w"].any()
     assert into["value"]["w"].all()

@@ -127,3 +127,11 @@ def test_only_speaks_of_saved_names_when_renamed() -> None:
 def test_two_sources_of_one_destination_are_refused() -> None:
     with pytest.raises(InvalidInput, match="both 'a' and 'b' to 'z'"):
         pair_names(tensors("a", "b"), tensors("z"), rename={"a": "z", "b": "z"})
+
+
+def test_globs_that_select_nothing_are_refused_unless_lenient() -> None:
+    saved, wanted = tensors("p/a"), tensors("p/a")
+    with pytest.raises(InvalidInput, match=r"no tensor of the checkpoint: q/\*"):
+        pair_names(saved, wanted, only=["p/*", "q/*"])
+    assert pair_names(saved, wanted, only=["p/*", "q/*"], strict=False) == {"p/a": "p/a"}
+    assert pair_names(saved, wanted, only=[]) == {}
