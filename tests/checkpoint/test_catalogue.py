@@ -181,6 +181,21 @@ def test_a_value_that_one_rank_cannot_save_fails_all_with_its_reason(
         job.save(1, good)
 
 
+@pytest.mark.parametrize("name", ["per_rank", "position"])
+def test_a_plain_value_beside_the_state_that_cannot_be_stored_fails_all(
+    url: str, name: str
+) -> None:
+    with ThreadJob(url, 2) as job:
+        options = (
+            [{name: {"deep": object()}}, {}] if name == "position" else [{}, {name: [lambda: 1]}]
+        )
+        calls = [
+            partial(job.save_on, rank, 0, {"w": whole(0)}, **options[rank]) for rank in job.ranks
+        ]
+        assert kinds(outcomes(calls)) == [UnsupportedValue] * 2
+        job.save(0, [{"w": whole(0)}] * 2)
+
+
 def test_a_store_that_fails_one_rank_fails_the_save_of_all(url: str) -> None:
     with ThreadJob(url, 3, limits=fwstore.Limits(threads=2, request_timeout_s=0.1)) as job:
         job.save(0, [{"w": RNG.random(180_000)}] * 3)

@@ -498,6 +498,35 @@ def test_states_without_tensors_and_without_anything(run: fwstore.Run) -> None:
     assert save(run, [1, (2,)], 3).load() == [1, (2,)]
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"threads": 1},
+        {"threads": 3, "read_bytes": 1000, "read_request_bytes": 500, "read_gap_bytes": 0},
+        {"threads": 2, "inflight_bytes": 1, "part_bytes": 1 << 16, "pack_bytes": 1 << 18},
+    ],
+)
+def test_limits_change_how_and_never_what(url: str, limits: dict[str, Any]) -> None:
+    state = {f"w{n}": RNG.random((50, 300 + n)) for n in range(9)} | {"t": RNG.random((700, 90)).T}
+    with fwstore.open(url, limits=fwstore.Limits(**limits)) as repo:
+        for step in range(2):
+            found = save(repo.run("run"), state, step).load()
+            for name, array in state.items():
+                assert np.array_equal(found[name], array), name
+
+
+@pytest.mark.slow
+def test_tensors_of_many_segments_come_back(run: fwstore.Run) -> None:
+    array = np.random.default_rng(1).integers(0, 1 << 60, (700, 9000))
+    state = {"w": array, "t": array.T, "half": array[:, ::2]}
+    checkpoint = save(run, state)
+    assert checkpoint.describe().chunks > 30
+    found = checkpoint.load()
+    for name, value in state.items():
+        assert np.array_equal(found[name], value), name
+    assert np.array_equal(checkpoint.tensors["t"][4000:4003, 5:], array.T[4000:4003, 5:])
+
+
 @given(
     shape=st.lists(st.integers(0, 40), max_size=3),
     order=st.sampled_from("CF"),
