@@ -1,4 +1,4 @@
-"""A run in a directory, for tests that do something wrong to it."""
+"""A run in a directory, for tests that do something wrong to it, and empty stores."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 import fwstore
+from fwstore.store import memory
 from support.offers import QUICK, RUN
 from support.oracle import make_state
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of an empty store in memory."""
+    name = request.node.nodeid
+    yield f"memory://{name}"
+    memory._shared.pop(name, None)
 
 
 @pytest.fixture

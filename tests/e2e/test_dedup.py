@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fwstore
-from fwstore.store import memory
 from support.coordinators import ThreadJob
 from support.sharded import divided, rows
 
 RNG = np.random.default_rng(21)
 SHAPE = (1024, 128)
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of an empty store in memory."""
-    name = request.node.nodeid
-    yield f"memory://{name}"
-    memory._shared.pop(name, None)
 
 
 class Model:

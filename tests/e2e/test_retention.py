@@ -11,20 +11,11 @@ import pytest
 
 import fwstore
 from fwstore import Keep
-from fwstore.store import memory
 from fwstore.store.base import Store
 from support.coordinators import ThreadJob
 from support.faults import FaultyStore
 
 SIZE = 100_000
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of an empty store in memory."""
-    name = request.node.nodeid
-    yield f"memory://{name}"
-    memory._shared.pop(name, None)
 
 
 @pytest.fixture

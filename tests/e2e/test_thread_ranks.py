@@ -7,7 +7,6 @@ called `save`, though they went on changing it in place at once.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,21 +15,12 @@ import numpy as np
 import pytest
 
 import fwstore
-from fwstore.store import memory
 from support.coordinators import ThreadJob
 from support.faults import FaultyStore, Operation
 from support.sharded import rows, shard
 
 JOBS, SAVES = 4, 7
 SHAPES = [(12, 40), (7, 5), (1, 30), (64, 700), (3, 0)]
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of an empty store in memory."""
-    name = request.node.nodeid
-    yield f"memory://{name}"
-    memory._shared.pop(name, None)
 
 
 @dataclass
