@@ -1,4 +1,4 @@
-"""Loading into memory that exists, and into none: bits, geometries, ties and casts."""
+"""What is loaded is what was saved: bits of every dtype and geometry, ties, boxes and plain values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,39 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import fwstore
 from fwstore import InvalidInput, Piece, Shard, TensorSlot, UnsupportedValue
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.plan.box import Box, flat_boxes
-from support.loading import RNG, random_bits, same_bits, save
+from support.arrays import RNG, geometries, random_bits, same_bits, save
 
 NUMPY_DTYPES = [name for name in ITEMSIZE if name in np.sctypeDict]
 
 
+def test_numpy_has_most_dtypes() -> None:
+    assert len(NUMPY_DTYPES) == 14
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_every_dtype_comes_back_bit_for_bit(run: fwstore.Run, blocking: bool) -> None:
+    state: dict[str, Any] = {name: random_bits(name, (5, 7)) for name in NUMPY_DTYPES}
+    checkpoint = save(run, state, blocking=blocking)
+    fresh = checkpoint.load()
+    into: dict[str, Any] = {name: np.zeros((5, 7), name) for name in NUMPY_DTYPES}
+    held = dict(into)
+    assert checkpoint.load(into=into) is into
+    for name, array in state.items():
+        assert same_bits(fresh[name], array), name
+        assert same_bits(into[name], array), name
+        assert into[name] is held[name]
+        lazy = checkpoint.tensors[name]
+        assert (lazy.dtype, lazy.shape) == (name, (5, 7))
+        assert same_bits(lazy[1:3, ::2], array[1:3, ::2])
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_every_geometry_is_saved_in_logical_order(run: fwstore.Run, blocking: bool) -> None:
     state = geometries()
     checkpoint = save(run, state, blocking=blocking)
     found = checkpoint.load()
