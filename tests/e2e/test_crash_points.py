@@ -24,11 +24,11 @@ import fwstore
 from fwstore.checkpoint.adapter import NumpyAdapter
 from fwstore.store.base import Store
 from fwstore.store.directory import DirectoryStore
+from support.aftermath import Act, Place, Promise, checkpoints, judge, run, save
 from support.faults import WRITES, Crash, Fault, FaultyStore, Operation, When, crash_at, fault_at
 from support.lineages import make_runtime, make_store
-from support.oracle import make_state, same
+from support.oracle import make_state
 from support.processes import contents, copied, process
-from support.residue import offered, unneeded
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +36,6 @@ WHENS: tuple[When, ...] = ("before", "during", "after")
 FAULTS: tuple[Fault, ...] = ("lose", "fail", "late")
 KEEP = fwstore.Keep(last=2)
 S = TypeVar("S", bound=Store)
-Place = tuple[str, int]
-Act = Callable[[fwstore.Repository], object]
-_seeds = itertools.count(100)
 
 
 @dataclass(frozen=True)
@@ -61,21 +58,11 @@ class Scenario:
     dead: Act | None = None
     again: Act | None = None
 
-
-def save(run: str, *steps: int, keep: fwstore.Keep | None = None) -> Act:
-    """A job that continues a run: checks what it loads, then saves steps, or the one that comes next."""
-
-    def act(repository: fwstore.Repository) -> None:
-        with repository.run(run).writer(keep=keep) as writer:
-            following = 0
-            if writer.base is not None:
-                assert same(writer.base.load(), make_state(writer.base.step))
-                following = writer.base.step + 1
-            for step in steps or (following,):
-                handle = writer.save(step, make_state(step), metrics={"loss": 1 / (step + 1)})
-                assert handle.result()
-
-    return act
+    def promise(self, before: set[Place]) -> Promise:
+        """Return what holds after `act`, however it ended."""
+        adds = frozenset() if self.adds is None else frozenset({self.adds})
+        kept, possible = frozenset(before - self.removes), frozenset(before | adds)
+        return Promise(kept, possible, adds, self.again or self.act)
 
 
 def save_in_phases(repository: fwstore.Repository) -> None:
@@ -155,12 +142,6 @@ SCENARIOS = {
 }
 
 
-def run(store: Store, act: Act) -> None:
-    """Do something in a process that lives."""
-    with process(store, next(_seeds)) as repository:
-        act(repository)
-
-
 def die(store: FaultyStore, act: Act) -> None:
     """Do something in a process that may die, always with the same identifiers."""
     with suppress(Crash), process(store, 7) as repository:
@@ -182,36 +163,6 @@ def die_behind_the_root(operation: Operation) -> Fault | None:
     return "crash_after" if operation.writes and operation.key.endswith("/root") else None
 
 
-def checkpoints(store: Store) -> set[Place]:
-    """What is on offer to a new process, once each checkpoint was loaded and compared."""
-    with process(store, next(_seeds)) as repository:
-        found = offered(repository)
-        for checkpoint in found:
-            assert same(checkpoint.load(), make_state(checkpoint.step)), checkpoint
-        return {(checkpoint.run, checkpoint.step) for checkpoint in found}
-
-
-def judge(store: Store, scenario: Scenario, before: set[Place], *, collect_first: bool) -> None:
-    """Hold what a disturbed process left against what was promised."""
-    found = checkpoints(store)
-    assert before - scenario.removes <= found
-    assert found <= before | ({scenario.adds} if scenario.adds else set())
-    if collect_first and found:
-        run(store, lambda repository: repository.gc())
-    run(store, scenario.again or scenario.act)
-    # Whoever comes next goes on; from then on it is known that what the dead one left is dead.
-    for name in sorted({name for name, _ in before} | {"run"}):
-        run(store, save(name))
-    with process(store, next(_seeds)) as repository:
-        listed = {(checkpoint.run, checkpoint.step) for checkpoint in offered(repository)}
-        assert before - scenario.removes <= listed
-        assert scenario.adds is None or scenario.adds in listed
-        repository.gc()
-    assert checkpoints(store) == listed
-    with process(store, next(_seeds)) as repository:
-        assert unneeded(repository) == set()
-
-
 def enumerate_deaths(
     scenario: Scenario, make: Callable[[str], S], counted: frozenset[str] | None = None
 ) -> Iterator[tuple[str, S]]:
@@ -231,7 +182,7 @@ def enumerate_deaths(
 def test_a_process_dies_at_every_operation(name: str) -> None:
     scenario = SCENARIOS[name]
     origin = make_store()
-    before = prepared(scenario, origin)
+    promise = scenario.promise(prepared(scenario, origin))
     labels: list[str] = []
     judged: set[frozenset[tuple[str, bytes]]] = set()
     for label, store in enumerate_deaths(scenario, lambda _: copied(origin)):
@@ -243,7 +194,7 @@ def test_a_process_dies_at_every_operation(name: str) -> None:
         judged.add(left)
         for collect_first in (False, True):
             try:
-                judge(copied(store), scenario, before, collect_first=collect_first)
+                judge(copied(store), promise, collect_first=collect_first)
             except (AssertionError, fwstore.FwstoreError) as error:
                 raise AssertionError(f"dead {label}, collected first: {collect_first}") from error
     assert len(labels) == len(set(labels)) > 100
@@ -255,7 +206,7 @@ def test_an_answer_is_lost_at_every_write(name: str) -> None:
     """The process lives: what it does succeeds or fails as a whole, and it can do it again itself."""
     scenario = SCENARIOS[name]
     origin = make_store()
-    before = prepared(scenario, origin)
+    promise = scenario.promise(prepared(scenario, origin))
     whole = FaultyStore(copied(origin), counted=WRITES)
     die(whole, scenario.act)
     for operation, fault in itertools.product(whole.operations, FAULTS):
@@ -266,7 +217,7 @@ def test_an_answer_is_lost_at_every_write(name: str) -> None:
                 warnings.filterwarnings("ignore", "retention of")
                 live_on(shaky, scenario)
             shaky.land()
-            judge(inner, scenario, before, collect_first=False)
+            judge(inner, promise, collect_first=False)
         except (AssertionError, fwstore.FwstoreError) as error:
             raise AssertionError(f"{fault} {operation}") from error
 
@@ -299,7 +250,7 @@ def test_a_writer_goes_on_after_a_save_that_failed(fault: Fault) -> None:
             assert writer.save(3, make_state(3)).result()
             acknowledged.add(("run", 3))
         shaky.land()
-        judge(inner, scenario, acknowledged, collect_first=True)
+        judge(inner, scenario.promise(acknowledged), collect_first=True)
     assert number > 6
 
 
@@ -312,7 +263,8 @@ def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "origin", path)
         return DirectoryStore(path, make_runtime())
 
-    before = prepared(scenario, DirectoryStore(tmp_path / "origin", make_runtime()))
+    prepared_in = DirectoryStore(tmp_path / "origin", make_runtime())
+    promise = scenario.promise(prepared(scenario, prepared_in))
     labels: list[str] = []
     judged: set[frozenset[tuple[str, bytes]]] = set()
     for label, store in enumerate_deaths(scenario, make, WRITES | {"begin", "write"}):
@@ -320,6 +272,6 @@ def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path) -> None:
         left = contents(store)
         if left not in judged:
             judged.add(left)
-            judge(store, scenario, before, collect_first=len(judged) % 2 == 0)
+            judge(store, promise, collect_first=len(judged) % 2 == 0)
     assert len(labels) > 50
     assert len(judged) > 10

@@ -6,12 +6,11 @@ in sleeps, so the same process on the same bytes makes the same store operations
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
 import fwstore
+from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
 from support.lineages import make_runtime
@@ -20,21 +19,24 @@ from support.lineages import make_runtime
 LIMITS = fwstore.Limits(pack_bytes=6_000)
 
 
-@contextmanager
-def process(store: Store, seed: int) -> Iterator[fwstore.Repository]:
+def process(store: Store, seed: int) -> fwstore.Repository:
     """Open a repository in a store, as a process does that has just started.
 
     Args:
         store: The store, or this process's faulty handle on it.
         seed: Of its identifiers; two processes never share one.
     """
-    runtime = replace(make_runtime(seed), limits=LIMITS)
+    return opened(store, replace(make_runtime(seed), limits=LIMITS))
+
+
+def opened(store: Store, runtime: Runtime) -> fwstore.Repository:
+    """Open a repository that has a store and a runtime of the caller's making."""
     with mock.patch.multiple(
         "fwstore.repository",
         open_store=lambda url, runtime, options: store,
         system_runtime=lambda limits: runtime,
     ):
-        yield fwstore.open("memory://")
+        return fwstore.open("memory://")
 
 
 def copied(store: MemoryStore) -> MemoryStore:
