@@ -211,8 +211,10 @@ def test_watching_every_checkpoint(hurried: Hurried, url: str) -> None:
     actions += [lambda: save(writer, 3, 4)]
     assert steps_of(run.watch(every=True, timeout="6s")) == [1, 2, 3, 4]
     assert steps_of(run.watch(every=True, after=2, timeout="1s")) == [3, 4]
-    assert steps_of(run.watch(after=2, timeout="1s")) == [4]
-    assert steps_of(run.watch(after=4, timeout="1s")) == []
+    save(writer, 20, 10)
+    assert steps_of(run.watch(every=True, after=4, timeout="1s")) == [20, 10]
+    assert steps_of(run.watch(after=2, timeout="1s")) == [10]
+    assert steps_of(run.watch(after=20, timeout="1s")) == []
 
 
 def test_watching_ends_when_the_run_is_deleted(hurried: Hurried, url: str) -> None:
