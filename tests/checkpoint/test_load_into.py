@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fwstore
-from fwstore import InvalidInput
+from fwstore import Box, InvalidInput, Piece, Shard
 from support.arrays import RNG, geometries, same_bits, save
 
 
@@ -249,3 +249,43 @@ def test_a_text_key_takes_what_an_int_key_left(run: fwstore.Run) -> None:
     into: dict[str, Any] = {"state": {"0": np.zeros(2), "1": np.zeros(2)}}
     checkpoint.load(into=into)
     assert (into["state"]["0"][0], into["state"]["1"][0]) == (1, 2)
+
+
+class Device:
+    """Memory that numpy cannot address."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.hidden = array
+        self.dtype, self.shape = array.dtype, array.shape
+
+    def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> None:
+        target[...] = self.hidden[slices]
+
+    def copy_from_host(self, slices: tuple[slice, ...], source: np.ndarray[Any, Any]) -> None:
+        self.hidden[slices] = source
+
+
+def on_device(array: np.ndarray[Any, Any]) -> tuple[Shard, Device]:
+    device = Device(array.view(f"u{array.itemsize}"))
+    box = Box.whole(array.shape)
+    return Shard(array.dtype.name, array.shape, (Piece(box, device),)), device
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_memory_of_a_device_is_saved_and_filled(run: fwstore.Run, blocking: bool) -> None:
+    array = RNG.random((300, 200))
+    source, device = on_device(array.copy())
+    with run.writer() as writer:
+        for step in range(3):
+            writer.save(step, {"w": source, "n": step}, blocking=blocking)
+            device.hidden[: step * 100] += np.uint64(1)
+    assert same_bits(run[0].load()["w"], array)
+    changed = array.view(np.uint64)
+    changed[:100] += 1
+    target, filled = on_device(np.zeros((300, 200)))
+    run[2].load(into={"w": target})
+    assert np.array_equal(filled.hidden, changed)
+    narrow, filled = on_device(np.zeros((300, 200), np.float32))
+    run[2].load(into={"w": narrow}, dtype="cast")
+    expected = changed.view(np.float64).astype(np.float32)
+    assert same_bits(filled.hidden.view(np.float32), expected)
