@@ -144,7 +144,7 @@ class Saver:
 
         Args:
             step: The optimizer step, the same on every rank, larger than the one before.
-            metrics: Finite numbers by name, stored with the save.
+            metrics: Numbers by name, stored with the save; those that are not finite are left out.
             position: Where the run stands in its data, a plain value, stored with the save.
 
         Returns:
@@ -180,7 +180,7 @@ class Saver:
 
         Args:
             step: The optimizer step, not saved before by this job.
-            metrics: Finite numbers by name.
+            metrics: Numbers by name; those that are not finite are left out.
             position: Where the run stands in its data, a plain value.
 
         Returns:
