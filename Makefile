@@ -42,7 +42,7 @@ tighten: $(STAMP) ## Lower the architecture ratchet to what the sources now reac
 	@PYTHONPATH=tests $(BIN)/python -c "from architecture.ratchet import main; main()"
 
 soak: $(STAMP) ## Ten times the kill loops, simulations and damage of the tests; an hour or more
-	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or stateful" --timeout 14400 -n $(WORKERS) --dist loadgroup
+	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or stateful" --timeout 14400 -o faulthandler_timeout=0 -n $(WORKERS) --dist loadgroup
 
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick
