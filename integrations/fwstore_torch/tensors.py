@@ -6,14 +6,14 @@ tensor at once; autograd sees nothing of it, neither a graph nor a new version.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed.tensor import DTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fwstore import (
@@ -28,7 +28,9 @@ from fwstore import (
     raw_dtype,
 )
 from fwstore_torch.device import DeviceTensor, raw_view
-from fwstore_torch.layouts import layout_of
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _LAZY = (UninitializedParameter, UninitializedBuffer)
 
@@ -67,7 +69,7 @@ class TorchAdapter:
                 unknown subclass.
             InvalidInput: It is to be written to and its elements share memory with each other.
         """
-        if isinstance(value, DTensor):
+        if _is_dtensor(value):
             return _describe_dtensor(value, writable=writable)
         if isinstance(value, ShardedTensor):
             return _describe_sharded(value, writable=writable)
@@ -96,7 +98,7 @@ class TorchAdapter:
     @torch.no_grad()
     def identity(self, value: torch.Tensor) -> Hashable | None:
         """Return storage and geometry; None for tensors without elements or without one storage."""
-        if isinstance(value, DTensor):
+        if _is_dtensor(value):
             local = self.identity(value.to_local())
             return None if local is None else (local, tuple(value.shape), str(value.placements))
         if isinstance(value, _LAZY):
@@ -128,7 +130,9 @@ class TorchAdapter:
         Plain tensors get torch's default device, DTensors the device of their mesh; a parameter stays a
         parameter. The caller puts the result where the meta tensor stood.
         """
-        if isinstance(value, DTensor):
+        if _is_dtensor(value):
+            from torch.distributed.tensor import DTensor
+
             local = value.to_local()
             if not local.is_meta:
                 return value
@@ -188,11 +192,19 @@ def _device(value: ForeignValue) -> Any:
         return value
 
 
+def _is_dtensor(value: Any) -> TypeGuard[DTensor]:
+    # Importing DTensor takes torch most of a second, and where nobody has done so no value can be one.
+    module = sys.modules.get("torch.distributed.tensor")
+    return isinstance(value, getattr(module, "DTensor", ()))
+
+
 def _describe_dtensor(value: Any, *, writable: bool) -> Shard:
     local = value.to_local()
     if hasattr(local, "wait"):
         local = local.wait()
     _check_stored(local)
+    from fwstore_torch.layouts import layout_of
+
     layout = layout_of(value)
     shape = tuple(value.shape)
     rank = torch.distributed.get_rank()

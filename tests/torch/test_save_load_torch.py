@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -346,3 +348,15 @@ def test_frozen_weights_cost_nothing_and_only_the_rest_is_copied(tmp_path: Path)
                 assert all(found.bytes_written < 30_000 for found in figures[1 - term :])
                 assert figures[-1].rank_bytes_staged < 30_000
         assert torch.equal(repository.run("run")[12].load()["body"]["weight"], body.weight)
+
+
+def test_plain_tensors_do_not_cost_the_import_of_dtensor() -> None:
+    code = (
+        "import sys, torch, fwstore\n"
+        "run = fwstore.open('memory://').run('run')\n"
+        "with run.writer() as writer: writer.save(0, {'w': torch.ones(2)}).result()\n"
+        "run.latest().load(into={'w': torch.zeros(2)})\n"
+        "print('torch.distributed.tensor' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
