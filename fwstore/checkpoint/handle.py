@@ -6,6 +6,7 @@ error, or None for a save that was skipped because an earlier one still ran.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -50,9 +51,16 @@ class SaveStatistics:
     bytes_freed: int = 0
 
 
+def _nobody_counts() -> None:
+    """Note nowhere that somebody heard how a save ended."""
+
+
 @dataclass
 class SaveHandle:
     """A save under way; behaves like a future of its checkpoint.
+
+    A save that failed and whose handle told nobody so, by `result` or `exception`, is told by the writer when it
+    closes.
 
     Attributes:
         step: The step that is being saved.
@@ -61,11 +69,12 @@ class SaveHandle:
     step: int
     _future: Future[Checkpoint | None] = field(repr=False)
     _statistics: SaveStatistics = field(repr=False)
+    _heard: Callable[[], object] = field(default=_nobody_counts, repr=False, compare=False)
 
     @property
     def skipped(self) -> bool:
         """True when the save ended without a checkpoint because an earlier one still ran."""
-        return self.done() and self.exception() is None and self._future.result() is None
+        return self.done() and self._error() is None and self._future.result() is None
 
     def done(self) -> bool:
         """Return whether the save has ended, well or not."""
@@ -85,10 +94,8 @@ class SaveHandle:
             FwstoreError: Whatever made the save fail.
         """
         try:
-            return self._future.result(timeout)
+            self._future.exception(timeout)
         except FutureTimeout as error:
-            if self._future.done():
-                raise
             raise Unavailable(
                 f"the save of step {self.step} has not ended after {timeout} s"
             ) from error
@@ -96,13 +103,20 @@ class SaveHandle:
             raise Unavailable(
                 f"the save of step {self.step} was given up before it began"
             ) from error
+        self._heard()
+        return self._future.result()
 
     def exception(self) -> BaseException | None:
         """Return the error of a save that has failed, or None; does not wait."""
-        if not self._future.done() or self._future.cancelled():
-            return None
-        return self._future.exception()
+        if self.done():
+            self._heard()
+        return self._error()
 
     def statistics(self) -> SaveStatistics:
         """Return the figures known so far."""
         return self._statistics
+
+    def _error(self) -> BaseException | None:
+        if not self._future.done() or self._future.cancelled():
+            return None
+        return self._future.exception()

@@ -6,10 +6,11 @@ called; after `Fenced` nothing more is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
@@ -22,6 +23,7 @@ from fwstore.base.errors import (
     InvalidInput,
     Unavailable,
 )
+from fwstore.base.notices import tell
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.checkpoint.engine import Prepared, SaveEngine
 from fwstore.checkpoint.handle import SaveHandle, SaveStatistics
@@ -51,6 +53,7 @@ class Saving:
         request: What was asked for.
         statistics: Its figures.
         started: Monotonic second of the call.
+        heard: Called when somebody asked how the save ended.
         prepared: What will be written, once it is known.
         abandoned: The caller gave up waiting for a blocking save.
         result: The checkpoint, as soon as it is durable.
@@ -60,6 +63,7 @@ class Saving:
     request: SaveRequest
     statistics: SaveStatistics
     started: float
+    heard: Callable[[], object]
     prepared: Prepared | None = None
     abandoned: bool = False
     result: Future[Checkpoint | None] = field(default_factory=Future)
@@ -68,7 +72,7 @@ class Saving:
     @property
     def handle(self) -> SaveHandle:
         """What the caller holds."""
-        return SaveHandle(self.request.step, self.result, self.statistics)
+        return SaveHandle(self.request.step, self.result, self.statistics, self.heard)
 
     def check(self) -> None:
         """Stop a save whose caller has gone.
@@ -104,6 +108,8 @@ class Writer:
         self._save = 0
         self._steps: set[int] = set()
         self._savings: list[Saving] = []
+        # By number of the save; not the errors themselves, whose frames hold the states.
+        self._unheard: dict[int, str] = {}
         self._fenced: Fenced | None = None
         self._closed = False
 
@@ -174,7 +180,8 @@ class Writer:
         request = SaveRequest(
             self._save, step, state, metrics, position, per_rank, blocking=blocking
         )
-        saving = Saving(request, SaveStatistics(step=step), started)
+        heard = partial(self._unheard.pop, self._save, None)
+        saving = Saving(request, SaveStatistics(step=step), started, heard)
         try:
             self._check(step, on_busy)
             if on_busy == "skip" and self._busy():
@@ -197,12 +204,17 @@ class Writer:
             saving.ended.result()
 
     def close(self) -> None:
-        """Wait for the saves under way and stop writing; a second call does nothing."""
+        """Wait for the saves under way and stop writing; a second call does nothing.
+
+        Every save that failed and whose handle nobody asked is told by a warning: nothing else would tell of it.
+        """
         if self._closed:
             return
         self._closed = True
         self.wait()
         self._engine.close()
+        for save in sorted(self._unheard):
+            tell(self._unheard.pop(save), stacklevel=2)
 
     def __enter__(self) -> Self:
         return self
@@ -287,7 +299,7 @@ class Writer:
                 before.result()
             checkpoint = self._write_and_commit(saving)
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
-            self._remember(saving.request, error)
+            self._remember(saving, error)
             saving.end(None, error)
         else:
             if checkpoint is None:
@@ -333,8 +345,14 @@ class Writer:
         voted = self._engine.agreement.voted_in == request.save
         return self._leader.commit(request, draft, part, voted=voted)
 
-    def _remember(self, request: SaveRequest, error: BaseException) -> None:
+    def _remember(self, saving: Saving, error: BaseException) -> None:
+        request = saving.request
         self._steps.discard(request.step)
+        if not saving.abandoned:
+            self._unheard[request.save] = (
+                f"the save of step {request.step} failed and nobody asked for its result: "
+                f"{type(error).__name__}: {error}"
+            )
         if isinstance(error, Conflict):
             # Ranks may disagree on their tensors, or reused bytes were condemned: begin afresh.
             self._engine.agreement.forget(request.save)

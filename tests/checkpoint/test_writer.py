@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -192,6 +193,51 @@ def test_a_failed_save_is_told_once_asked_and_the_next_one_works(
     assert steps_of(run) == [0, 1]
     assert run[1].load()["plain"] == 11
     assert run[1].parent == run[0].id
+
+
+def test_failed_saves_that_nobody_asked_about_are_told_when_the_writer_closes(
+    run: fwstore.Run, repo: fwstore.Repository
+) -> None:
+    failing(repo, lambda op: op.key.startswith("packs/") and "-s3-" not in op.key)
+    writer, handles = run.writer(), []
+    for step in range(1, 5):
+        handles.append(writer.save(step, small(step)))
+        writer.wait()
+    with pytest.raises(Unavailable, match="injected"):
+        handles[0].result(PATIENCE_S)
+    # Not an answer to whether it failed.
+    assert [handle.skipped for handle in handles] == [False] * 4
+    with pytest.raises(Unavailable, match="injected"):
+        writer.save(5, small(), blocking=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        writer.close()
+        writer.close()
+    messages = [str(warning.message) for warning in told]
+    assert [message[: len("the save of step n failed")] for message in messages] == [
+        "the save of step 2 failed",
+        "the save of step 4 failed",
+    ]
+    assert all("Unavailable" in message and "injected" in message for message in messages)
+    assert {warning.filename for warning in told} == {__file__}
+
+
+def test_a_save_that_failed_does_not_hide_what_went_wrong_meanwhile(
+    run: fwstore.Run, repo: fwstore.Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash() -> None:
+        with run.writer() as writer:
+            heard = writer.save(0, small())
+            writer.save(1, small())
+            writer.wait()
+            assert isinstance(heard.exception(), Unavailable)
+            raise ZeroDivisionError
+
+    failing(repo, lambda operation: operation.key.startswith("packs/"))
+    with pytest.raises(ZeroDivisionError):
+        crash()
+    # Warnings are errors here, so it stands in the log.
+    assert [record.getMessage()[:25] for record in caplog.records] == ["the save of step 1 failed"]
 
 
 def test_what_was_staged_is_given_back_whatever_happens(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,31 @@ def test_a_failed_last_save_is_raised_by_close(repo: fwstore.Repository) -> None
     with pytest.warns(SaveFailedWarning), pytest.raises(Unavailable, match="not durable"):
         saver.close()
     assert repo.run("job").latest().step == 0
+
+
+def test_every_failed_save_is_told_once(repo: fwstore.Repository) -> None:
+    def crash() -> None:
+        with Saver(repo.run("job"), make_parts()) as saver:
+            saver.resume()
+            saver.save(2)
+            saver.writer.wait()
+            saver.save(3)
+            raise ZeroDivisionError
+
+    broken(repo, lambda operation: operation.key.startswith("packs/"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        saver = Saver(repo.run("job"), make_parts())
+        saver.resume()
+        saver.save(0)
+        saver.writer.wait()
+        saver.save(1)
+        with pytest.raises(Unavailable, match="not durable"):
+            saver.close()
+        with pytest.raises(ZeroDivisionError):
+            crash()
+    messages = " ".join(str(warning.message) for warning in told)
+    assert re.findall(r"save of step (\d)", messages) == ["0", "1", "3", "2"]
 
 
 def test_an_error_in_training_is_not_hidden(repo: fwstore.Repository) -> None:
