@@ -72,6 +72,8 @@ def system_environment() -> Environment:
 
 REMOTE_THREADS = 16
 ROOT_BYTES_MAX = 256 * KIB
+# Half of a root: beside it there is room for a plain state of 64 KiB, for metrics and for the names of leaves.
+POSITION_BYTES_MAX = ROOT_BYTES_MAX // 2
 LEAF_BYTES_MAX = 4 * MIB
 RECORD_BYTES_MAX = 16 * KIB
 PLAIN_STATE_BYTES_MAX = 1 * GIB

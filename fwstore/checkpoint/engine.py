@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from fwstore.base.config import POSITION_BYTES_MAX
 from fwstore.base.errors import Corrupt, InternalError, NotFound
 from fwstore.checkpoint.catalogue import Agreement, Catalogue, make_catalogue
 from fwstore.checkpoint.codecs import CodecPolicy
@@ -140,12 +141,15 @@ class SaveEngine:
 
         Raises:
             UnsupportedValue: A value in the state cannot be stored.
+            LimitExceeded: The position is larger than a root may hold.
             Conflict: The ranks disagree on which tensors there are; the next save settles it.
         """
         # Whatever can be refused is refused before bytes are staged, so that a refused save keeps no memory.
         position = None
         if request.position is not None:
-            position = encode_state(request.position, name="position")
+            position = encode_state(
+                request.position, limit_bytes=POSITION_BYTES_MAX, name="position"
+            )
         metrics = finite_metrics(request.metrics)
         described, extra = self._describe(request)
         catalogue = self.agreement.settle(described, request.save)

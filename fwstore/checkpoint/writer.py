@@ -161,7 +161,7 @@ class Writer:
             state: Nested dicts, lists and tuples of tensors and plain values. Plain values are taken from
                 rank 0; tensors from the ranks that hold them.
             metrics: Numbers by name, from rank 0; those that are not finite are left out.
-            position: Where the run stands in its data, a plain value from rank 0.
+            position: Where the run stands in its data, a plain value from rank 0 of at most 128 KiB.
             per_rank: A plain value of this rank alone, such as the state of its random generators.
             on_busy: What to do when an earlier save is still staged: "wait" for it or "skip" this one.
             blocking: Write straight from the live tensors and return when committed, without staging.
@@ -173,6 +173,7 @@ class Writer:
             AlreadyExists: This job saved the step before.
             Fenced: A newer job owns the run.
             InvalidInput: The step or a value in the state is unusable, or the writer is closed.
+            LimitExceeded: The position is too large.
             UnsupportedValue: A value in the state cannot be stored; its key path is named.
         """
         started = self._runtime.clock.monotonic()

@@ -113,8 +113,8 @@ def encode_state(
     encoded = _packer.encode([STATE_VERSION, _Encoder(name).encode(tree)])
     if len(encoded) > limit_bytes:
         raise LimitExceeded(
-            f"the plain part of the state takes {len(encoded)} bytes; at most {limit_bytes} are "
-            "allowed: put large sequences into arrays"
+            f"{name or 'the plain part of the state'} takes {len(encoded)} bytes; at most {limit_bytes} are "
+            "allowed: put large sequences into arrays of the state"
         )
     return encoded
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import fwstore
-from fwstore import AlreadyExists, Fenced, InvalidInput, Unavailable
+from fwstore import AlreadyExists, Fenced, InvalidInput, LimitExceeded, Unavailable
+from fwstore.base.config import POSITION_BYTES_MAX
+from fwstore.format.state import encode_state
 from fwstore.store.base import Store
 from support.faults import FaultyStore, Operation
 from support.gates import GatedStore, commits, packs
@@ -318,10 +320,28 @@ def test_metrics_may_be_anything_that_a_loss_becomes(run: fwstore.Run) -> None:
 def test_too_many_metrics_for_a_record_are_told(run: fwstore.Run) -> None:
     metrics = {f"validation/{number}": number / 7 for number in range(2000)}
     with run.writer() as writer:
-        with pytest.raises(fwstore.LimitExceeded, match="metrics"):
+        with pytest.raises(LimitExceeded, match="metrics"):
             writer.save(0, small(), metrics=metrics).result(PATIENCE_S)
         writer.save(1, small()).result(PATIENCE_S)
     assert steps_of(run) == [1]
+
+
+def test_a_position_that_no_root_can_hold_is_refused_before_anything_is_staged(
+    run: fwstore.Run, repo: fwstore.Repository
+) -> None:
+    most = POSITION_BYTES_MAX - len(encode_state(b"")) - 4
+    beside: dict[str, Any] = {"plain": "x" * 60_000}
+    metrics = {f"validation/{number}": float(number) for number in range(300)}
+    with run.writer() as writer:
+        for wrong in (bytes(POSITION_BYTES_MAX), {"seen": list(range(100_000))}):
+            size = len(encode_state(wrong))
+            with pytest.raises(
+                LimitExceeded, match=f"position takes {size} .*{POSITION_BYTES_MAX}"
+            ):
+                writer.save(0, {"w": np.ones(1000)}, position=wrong)
+        assert repo.pool.statistics().peak_leased_bytes == 0
+        writer.save(0, beside, position=bytes(most), metrics=metrics).result(PATIENCE_S)
+    assert run.latest().position == bytes(most)
 
 
 def test_a_resumed_job_continues_the_history(run: fwstore.Run) -> None:
