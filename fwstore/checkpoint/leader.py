@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fwstore.base.config import VERSION
 from fwstore.base.errors import Conflict, Corrupt, FwstoreError, InvalidInput
 from fwstore.checkpoint.coordinator import wait_for
+from fwstore.checkpoint.endings import Endings
 from fwstore.checkpoint.engine import Part, parse_part
 from fwstore.checkpoint.messages import outcome_key, part_key, vote_key
 from fwstore.checkpoint.outcome import (
@@ -36,7 +37,6 @@ from fwstore.format.summary import SnapshotEntry
 from fwstore.log.terms import Term
 
 _TOKEN_BYTES = 8
-_KEPT_OUTCOMES = 8
 
 AfterCommit = Callable[[SnapshotEntry], int]
 
@@ -159,12 +159,16 @@ class Leader:
         session: The job on rank 0.
         committer: Writes manifests and records.
         after_commit: Called after every commit, in the background thread of the save; returns bytes freed.
+
+    Attributes:
+        endings: Forgets the messages of saves that have ended.
     """
 
     def __init__(self, session: Session, committer: Committer, after_commit: AfterCommit) -> None:
         self._session = session
         self._committer = committer
         self.after_commit = after_commit
+        self.endings = Endings(session.coordinator)
 
     def commit(
         self, request: SaveRequest, draft: Draft, own: bytes, *, voted: bool
@@ -180,6 +184,7 @@ class Leader:
         Raises:
             FwstoreError: What made the save fail; every rank gets the same.
         """
+        parts = None
         try:
             parts = self._gather(request, own, voted=voted)
             committed = None
@@ -188,8 +193,14 @@ class Leader:
         except BaseException as error:
             self._answer(request.save, failure_message(error))
             raise
-        self._answer(request.save, SKIPPED if committed is None else committed_message(committed))
-        return committed
+        else:
+            self._answer(
+                request.save, SKIPPED if committed is None else committed_message(committed)
+            )
+            return committed
+        finally:
+            if parts is not None:
+                self.endings.contributed(request.save, agreed=voted)
 
     def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> list[Part] | None:
         runtime, coordinator = self._session.access.runtime, self._session.coordinator
@@ -219,18 +230,10 @@ class Leader:
         return parts
 
     def _answer(self, save: int, outcome: bytes) -> None:
-        """Tell all ranks how a save ended, and forget what they said."""
+        """Tell all ranks how a save ended."""
         # What was committed stays so, and what failed has its own error, also when the channel fails.
         with suppress(FwstoreError):
             self._session.coordinator.put(outcome_key(save), outcome)
-            self._forget_messages(save)
-
-    def _forget_messages(self, save: int) -> None:
-        coordinator = self._session.coordinator
-        for rank in range(coordinator.world_size):
-            coordinator.drop(part_key(save, rank))
-        if save > _KEPT_OUTCOMES:
-            coordinator.drop(outcome_key(save - _KEPT_OUTCOMES))
 
 
 def _own_packs(built: BuiltSnapshot) -> list[str]:

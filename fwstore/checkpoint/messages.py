@@ -1,7 +1,7 @@
 """What the messages of a save are called at the coordinator.
 
 Invariant: every name begins with the number of the save in its term, so no message of one save is taken for
-that of another.
+that of another; but for the one message of a rank that is about all of its saves.
 """
 
 from __future__ import annotations
@@ -30,3 +30,8 @@ def outcome_key(save: int) -> str:
 def catalogue_key(save: int, digest: bytes) -> str:
     """Coordinator key of a list of replicated tensors."""
     return f"{save}/catalogue/{digest.hex()}"
+
+
+def ended_key(rank: int) -> str:
+    """Coordinator key of what a rank says of the ends of its saves."""
+    return f"ended/{rank}"

@@ -25,6 +25,7 @@ from fwstore.base.errors import (
 )
 from fwstore.base.notices import tell
 from fwstore.checkpoint.coordinator import Coordinator
+from fwstore.checkpoint.endings import Endings
 from fwstore.checkpoint.engine import Prepared, SaveEngine
 from fwstore.checkpoint.handle import SaveHandle, SaveStatistics
 from fwstore.checkpoint.leader import Draft, Leader
@@ -105,7 +106,7 @@ class Writer:
         self._leader = leader
         self._base = base
         self._runtime = engine.session.access.runtime
-        self._save = 0
+        self._endings = Endings(engine.session.coordinator) if leader is None else leader.endings
         self._steps: set[int] = set()
         self._savings: list[Saving] = []
         # By number of the save; not the errors themselves, whose frames hold the states.
@@ -177,11 +178,9 @@ class Writer:
             UnsupportedValue: A value in the state cannot be stored; its key path is named.
         """
         started = self._runtime.clock.monotonic()
-        self._save += 1
-        request = SaveRequest(
-            self._save, step, state, metrics, position, per_rank, blocking=blocking
-        )
-        heard = partial(self._unheard.pop, self._save, None)
+        save = self._endings.begin()
+        request = SaveRequest(save, step, state, metrics, position, per_rank, blocking=blocking)
+        heard = partial(self._unheard.pop, save, None)
         saving = Saving(request, SaveStatistics(step=step), started, heard)
         try:
             self._check(step, on_busy)
@@ -192,7 +191,8 @@ class Writer:
             if saving.prepared is None:
                 return self._skip(saving)
         except BaseException as error:
-            self._announce_failure(request.save, error)
+            self._announce_failure(save, error)
+            self._endings.end(save)
             raise
         self._steps.add(step)
         self._begin_or_abandon(saving, wait=saving.prepared.live)
@@ -274,6 +274,7 @@ class Writer:
         except FwstoreError as error:
             self._announce_failure(saving.request.save, error)
             saving.end(None, error)
+            self._endings.end(saving.request.save)
             saving.ended.set_result(None)
             raise
 
@@ -282,6 +283,7 @@ class Writer:
         if self._leader is not None:
             self._engine.session.coordinator.put(outcome_key(saving.request.save), SKIPPED)
         saving.result.set_result(None)
+        self._endings.end(saving.request.save)
         return saving.handle
 
     def _announce_failure(self, save: int, error: BaseException) -> None:
@@ -310,7 +312,10 @@ class Writer:
             if self._leader is not None and checkpoint is not None:
                 saving.statistics.bytes_freed = self._leader.after_commit(checkpoint.entry)
         finally:
-            saving.ended.set_result(None)
+            try:
+                self._endings.end(saving.request.save)
+            finally:
+                saving.ended.set_result(None)
 
     def _write_and_commit(self, saving: Saving) -> Checkpoint | None:
         request, prepared, statistics = saving.request, saving.prepared, saving.statistics

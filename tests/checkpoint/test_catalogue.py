@@ -235,7 +235,7 @@ def test_a_rank_that_is_gone_hangs_nobody(url: str, missing: int, settled: bool)
         job.channels[missing].mute = True
         found = outcomes([partial(job.save_on, rank, 1, {"w": whole(1)}) for rank in alive])
         assert kinds(found) == [Unavailable] * 2
-        job.writers[missing]._save += 1
+        job.writers[missing]._endings.begin()
         job.channels[missing].mute = False
         job.save(2, [{"w": whole(2)}] * 3)
         assert job.repositories[0].run("run").latest().step == 2
