@@ -6,6 +6,7 @@ right to write.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -181,10 +182,11 @@ class RunHistory:
             every: Yield all in the order of their commits, those that exist first; else begin with the newest
                 there is, and leave out what was overtaken while the last one was looked at.
             poll: Pause between two looks at the log.
-            timeout: End when nothing new came for so long; None waits until the run is deleted.
+            timeout: End when nothing new was found for so long; the time that the caller takes over a checkpoint
+                does not count. None waits until the run is deleted.
         """
         clock = self._clock
-        pause, patience = parse_duration(poll), None if timeout is None else parse_duration(timeout)
+        pause, patience = parse_duration(poll), _patience(timeout)
         floor = -1 if after is None else after
         seen, last = (0, 0), clock.monotonic()
         lineage = self._watched("")
@@ -193,11 +195,13 @@ class RunHistory:
             found = [c for c in self._checkpoints_or_none() if c.step > floor and _age(c) > seen]
             found.sort(key=_age)
             for checkpoint in found if every else found[-1:]:
-                seen, last = _age(checkpoint), clock.monotonic()
+                seen = _age(checkpoint)
                 yield checkpoint
-            if patience is not None and clock.monotonic() - last >= patience:
+                last = clock.monotonic()
+            left = last + patience - clock.monotonic()
+            if left <= 0:
                 return
-            clock.sleep(pause)
+            clock.sleep(min(pause, left))
             lineage = self._watched(lineage)
 
     def wait(
@@ -206,17 +210,37 @@ class RunHistory:
         """Wait until a step is committed.
 
         Raises:
+            Expired: It was, and was removed before this call saw it.
+            NotFound: The run was deleted meanwhile.
             Unavailable: The time ran out first.
         """
-        clock = self._clock
-        deadline = None if timeout is None else clock.monotonic() + parse_duration(timeout)
-        while True:
-            found = [c for c in self._checkpoints_or_none() if c.step == step]
-            if found:
-                return found[0]
-            if deadline is not None and clock.monotonic() >= deadline:
+        clock, pause = self._clock, parse_duration(poll)
+        deadline = clock.monotonic() + _patience(timeout)
+        lineage = self._watched("")
+        while lineage is not None:
+            found = self._reached(step)
+            if found is not None:
+                return found
+            left = deadline - clock.monotonic()
+            if left <= 0:
                 raise Unavailable(f"step {step} of run {self.name} was not committed in {timeout}")
-            clock.sleep(parse_duration(poll))
+            clock.sleep(min(pause, left))
+            lineage = self._watched(lineage)
+        raise NotFound(f"run {self.name} was deleted while its step {step} was awaited")
+
+    def _reached(self, step: int) -> Checkpoint | None:
+        """Return the checkpoint of a step, or None while it may still come."""
+        try:
+            return self[step]
+        except Expired:
+            # A job that went back to an older base comes to the step again.
+            newest = self.latest(None)
+            if newest is not None and newest.step > step:
+                raise
+        except NotFound:
+            # It is not there yet, nor perhaps the run.
+            return None
+        return None
 
     def _access(self) -> Access:
         access = self._find()
@@ -235,9 +259,14 @@ class RunHistory:
         access = self._find()
         if access is None:
             return before
-        if access.log.refresh().closed is not None or before not in ("", access.lineage):
-            return None
-        return access.lineage
+        if access.log.refresh().closed is not None:
+            # One that was deleted before this watch began is as if it had never been.
+            return None if before else ""
+        return access.lineage if before in ("", access.lineage) else None
+
+
+def _patience(timeout: str | float | None) -> float:
+    return math.inf if timeout is None else parse_duration(timeout)
 
 
 def _age(checkpoint: Checkpoint) -> tuple[int, int]:

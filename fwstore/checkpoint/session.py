@@ -87,8 +87,10 @@ def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     A loss that became NaN is no reason not to save the state.
 
     Raises:
-        InvalidInput: A name is no text, or a value no number.
+        InvalidInput: They are no mapping, a name is no text, or a value no number.
     """
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise InvalidInput(f"metrics are numbers by name, such as {{'loss': 2.1}}, not {metrics!r}")
     found: dict[str, float] = {}
     for name, value in (metrics or {}).items():
         try:

@@ -10,6 +10,8 @@ import re
 from fwstore.base.errors import InvalidInput
 
 NAME_BYTES_MAX = 400
+# Below the 255 bytes of a file name: the catalog adds the generation and a mark to the last segment.
+SEGMENT_BYTES_MAX = 230
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -19,7 +21,7 @@ def validate_name(name: str) -> str:
     Raises:
         InvalidInput: The name breaks a rule; the message says which.
     """
-    if not name:
+    if not isinstance(name, str) or not name:
         raise InvalidInput("a name must be a non-empty text such as 'meta-llama/Llama-3.1-70B'")
     if len(name) > NAME_BYTES_MAX:
         raise InvalidInput(
@@ -30,6 +32,11 @@ def validate_name(name: str) -> str:
             raise InvalidInput(
                 f"name {name!r} has the segment {segment!r}; segments begin with a letter or digit "
                 "and hold only letters, digits, '.', '_' and '-'"
+            )
+        if len(segment) > SEGMENT_BYTES_MAX:
+            raise InvalidInput(
+                f"name {name[:40]!r}... has a segment of {len(segment)} characters; at most "
+                f"{SEGMENT_BYTES_MAX} are allowed between two '/'"
             )
         if segment.endswith("."):
             raise InvalidInput(f"name {name!r} has a segment that ends with a dot")

@@ -37,10 +37,14 @@ class Keep:
     def __post_init__(self) -> None:
         if self.last is None and self.every_steps is None and self.best is None:
             raise InvalidInput("Keep needs a rule: last=, every_steps= or best=(metric, count)")
-        if self.last is not None and self.last < 1:
-            raise InvalidInput(f"Keep(last={self.last}) must keep at least the newest checkpoint")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise InvalidInput(f"Keep(every_steps={self.every_steps}) must be at least 1")
+        if self.last is not None and not _is_count(self.last):
+            raise InvalidInput(
+                f"Keep(last={self.last!r}) must be a whole number, at least 1: the newest checkpoint stays"
+            )
+        if self.every_steps is not None and not _is_count(self.every_steps):
+            raise InvalidInput(
+                f"Keep(every_steps={self.every_steps!r}) must be a whole number, at least 1"
+            )
         if self.best is not None and not _is_best(self.best):
             raise InvalidInput(
                 f"Keep(best={self.best!r}) must be (metric, count) or (metric, count, 'min' or 'max')"
@@ -118,9 +122,13 @@ def _best(entries: Sequence[SnapshotEntry], best: Best) -> Iterator[tuple[str, s
         yield entry.id, f"{metric} among the best {count}"
 
 
-def _is_best(best: Sequence[object]) -> bool:
-    if len(best) not in (2, 3) or not isinstance(best[0], str):
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_best(best: object) -> bool:
+    if not isinstance(best, tuple | list) or len(best) not in (2, 3):
         return False
-    if not isinstance(best[1], int) or best[1] < 1:
+    if not isinstance(best[0], str) or not _is_count(best[1]):
         return False
     return len(best) == 2 or best[2] in ("min", "max")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fwstore
-from fwstore import InvalidInput, NotFound, Unavailable
+from fwstore import Expired, InvalidInput, Keep, NotFound, Unavailable
 from support.hasty import HastyClock
 
 
@@ -55,10 +56,38 @@ def test_a_run_without_checkpoints(run: fwstore.Run, repo: fwstore.Repository) -
         run[3]
 
 
-@pytest.mark.parametrize("name", ["", "a//b", "../x", "a@1", "_x", "a b", "x" * 500, "a/_b", "ä"])
-def test_names_that_no_run_can_have(repo: fwstore.Repository, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a//b",
+        "../x",
+        "a@1",
+        "_x",
+        "a b",
+        "x/" * 250 + "x",
+        "a/_b",
+        "ä",
+        "x" * 231,
+        None,
+        5,
+        b"x",
+    ],
+)
+def test_names_that_no_run_can_have(repo: fwstore.Repository, name: Any) -> None:
     with pytest.raises(InvalidInput):
         repo.run(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 230, f"{'x' * 169}/{'y' * 230}"])
+def test_the_longest_names_can_be_saved_and_deleted(tmp_path: Path, name: str) -> None:
+    repo = fwstore.open(str(tmp_path))
+    save(repo.run(name), 1)
+    assert repo.run(name).latest().step == 1
+    repo.run(name).delete()
+    repo.gc()
+    save(repo.run(name), 2)
+    assert steps_of(repo.run(name).checkpoints()) == [2]
 
 
 def test_a_name_in_another_spelling_is_refused(repo: fwstore.Repository) -> None:
@@ -259,3 +288,67 @@ def test_waiting_for_a_step(hurried: Hurried, url: str) -> None:
     assert run.wait(1, timeout=0).step == 1
     with pytest.raises(Unavailable, match=r"step 9 .* in 30s"):
         run.wait(9, timeout="30s")
+
+
+def test_waiting_ends_when_the_step_was_removed_unseen(hurried: Hurried, url: str) -> None:
+    run, actions = hurried
+    writer = fwstore.open(url).run("run")
+    actions += [nothing, lambda: save(writer, 1, 2, keep=Keep(last=1))]
+    with pytest.raises(Expired, match="step 1"):
+        run.wait(1)
+
+
+def test_waiting_goes_on_for_a_step_that_a_job_may_come_to_again(
+    hurried: Hurried, url: str
+) -> None:
+    run, actions = hurried
+    writer = fwstore.open(url).run("run")
+    save(writer, 1, 2, 3)
+    writer.remove(3)
+    writer.remove(2)
+    actions += [nothing, lambda: save(writer, 2)]
+    assert run.wait(2).term == 2
+
+
+def test_waiting_ends_when_the_run_is_deleted(hurried: Hurried, url: str) -> None:
+    run, actions = hurried
+    writer = fwstore.open(url).run("run")
+    save(writer, 1)
+    actions += [nothing, writer.delete]
+    with pytest.raises(NotFound, match="deleted while its step 2"):
+        run.wait(2)
+
+
+def test_a_run_that_was_deleted_before_is_awaited_like_one_that_never_was(
+    hurried: Hurried, url: str
+) -> None:
+    run, actions = hurried
+    writer = fwstore.open(url).run("run")
+    save(writer, 1)
+    writer.delete()
+    actions += [nothing, lambda: save(writer, 7)]
+    assert run.wait(7).step == 7
+    writer.delete()
+    actions += [nothing, lambda: save(writer, 8)]
+    assert steps_of(run.watch(timeout="30s")) == [8]
+
+
+def test_a_watcher_looks_again_after_a_long_evaluation(hurried: Hurried, url: str) -> None:
+    run, _ = hurried
+    writer = fwstore.open(url).run("run")
+    save(writer, 1)
+    seen = []
+    for checkpoint in run.watch(timeout="10s"):
+        seen.append(checkpoint.step)
+        run._clock.sleep(60.0)
+        if checkpoint.step < 3:
+            save(writer, checkpoint.step + 1)
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("timeout", ["soon", -1, float("nan"), [3]])
+def test_times_that_are_none_are_refused(run: fwstore.Run, timeout: Any) -> None:
+    with pytest.raises(InvalidInput, match="duration"):
+        run.wait(1, timeout=timeout)
+    with pytest.raises(InvalidInput, match="duration"):
+        next(run.watch(timeout=timeout))

@@ -310,7 +310,15 @@ def test_metrics_may_be_anything_that_a_loss_becomes(run: fwstore.Run) -> None:
             writer.save(0, small(), metrics=metrics)
         del metrics["big"]
         writer.save(0, small(), metrics=metrics).result(PATIENCE_S)
-        odd: tuple[Any, ...] = ({"loss": "low"}, {1: 2.0}, {"loss": None}, {"loss": [1]})
+        odd: tuple[Any, ...] = (
+            {"loss": "low"},
+            {1: 2.0},
+            {"loss": None},
+            {"loss": [1]},
+            ["loss"],
+            "loss",
+            3,
+        )
         for wrong in odd:
             with pytest.raises(InvalidInput, match="metric"):
                 writer.save(1, small(), metrics=wrong)

@@ -93,6 +93,16 @@ def test_protected_snapshots_never_expire(
         {"best": ("loss", 0)},
         {"best": ("loss", 1, "low")},
         {"best": (3, 1)},
+        {"best": ("loss", 1.5)},
+        {"best": ("loss", True)},
+        {"best": 5},
+        {"best": "loss"},
+        {"last": "3"},
+        {"last": 2.5},
+        {"last": True},
+        {"last": float("nan")},
+        {"every_steps": "10"},
+        {"every_steps": 1.5},
     ],
 )
 def test_rules_that_make_no_sense_are_refused(rules: dict[str, object]) -> None:
