@@ -59,7 +59,7 @@ def parse_duration(text: str | float) -> float:
             return float(text)
         # Also what is not a number: a wait that is compared with it would never end.
         raise InvalidInput(f"{text!r} is not a duration; it must be 0 or more seconds")
-    match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
+    match = _NUMBER.fullmatch(str(text))
     unit = match and _DURATIONS.get(match[2].lower())
     if match is None or unit is None:
         raise InvalidInput(f"{text!r} is not a duration; write for example 90s, 10m or 2h")

@@ -15,7 +15,7 @@ SEGMENT_BYTES_MAX = 230
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def validate_name(name: str) -> str:
+def validate_name(name: object) -> str:
     """Return the name when it may name a run or dataset.
 
     Raises:
