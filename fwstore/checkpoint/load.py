@@ -30,7 +30,6 @@ from fwstore.checkpoint.states import common_kind, complete, load_skeleton, revi
 from fwstore.checkpoint.ties import fill_once, same_content
 from fwstore.checkpoint.tree import assign, flatten, tensor_slots, unflatten
 from fwstore.content.manifest import Manifest
-from fwstore.content.read import plan_tensor
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.format.paths import TensorPath, display_path
 from fwstore.format.state import TensorSlot
@@ -75,16 +74,14 @@ def read_boxes(
     wanted: Mapping[TensorPath, Sequence[tuple[Box, np.ndarray[Any, Any]]]],
 ) -> None:
     """Read boxes of many tensors into arrays, side by side."""
-    reads = [
-        plan_tensor(manifest, path, [Piece(box, array) for box, array in boxes])
-        for path, boxes in wanted.items()
-    ]
-    access.reader.read(manifest, reads)
+    pieces = {path: [Piece(*box) for box in boxes] for path, boxes in wanted.items()}
+    access.reader.read(manifest, pieces.items())
 
 
 def fill(access: Access, manifest: Manifest, fills: Sequence[Fill]) -> None:
     """Fill the memory of some tensors, converting element types where they differ."""
-    reads, casts = [], []
+    reads: list[tuple[TensorPath, Sequence[Piece]]] = []
+    casts = []
     for one in fills:
         pieces = one.shard.pieces
         if one.shard.dtype != one.dtype:
@@ -92,7 +89,7 @@ def fill(access: Access, manifest: Manifest, fills: Sequence[Fill]) -> None:
             pieces = tuple(Piece(p.box, np.empty(p.box.sizes, raw)) for p in pieces)
             casts.append((one, pieces))
         if any(piece.box.volume for piece in pieces):
-            reads.append(plan_tensor(manifest, one.path, pieces))
+            reads.append((one.path, pieces))
     access.reader.read(manifest, reads)
     for one, pieces in casts:
         for source, target in zip(pieces, one.shard.pieces, strict=True):

@@ -16,7 +16,6 @@ from fwstore.base.errors import InvalidInput, LimitExceeded
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.shard import Piece, Shard
 from fwstore.content.manifest import Manifest
-from fwstore.content.read import plan_tensor
 from fwstore.format.paths import TensorPath, display_path
 from fwstore.plan.box import Box
 
@@ -72,5 +71,5 @@ def read_bytes(access: Access, manifest: Manifest, path: TensorPath) -> bytes:
     info = manifest.tensor(path)
     target = np.empty(info.shape, np.uint8)
     piece = Piece(Box.whole(info.shape), target)
-    access.reader.read(manifest, [plan_tensor(manifest, path, [piece])])
+    access.reader.read(manifest, [(path, [piece])])
     return target.tobytes()

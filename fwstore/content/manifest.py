@@ -29,6 +29,7 @@ from fwstore.format.tensor import TensorInfo
 
 # Parsed tensors and rows take about this many times their stored bytes.
 _EXPANSION = 16
+_NOTHING = FragmentTable.of()
 
 
 class NoSuchTensor(NotFound):
@@ -52,8 +53,28 @@ class TensorRows:
 
 @dataclass(frozen=True, slots=True)
 class _IndexedLeaf:
+    """A leaf, and where the rows of its tensors begin and end."""
+
     leaf: Leaf
     positions: dict[TensorPath, int]
+    run_starts: list[int]
+    fragment_starts: list[int]
+
+    def rows(self, position: int) -> tuple[RunTable, FragmentTable]:
+        """Return the rows of one of its tensors."""
+        runs = slice(*self.run_starts[position : position + 2])
+        first, last = self.fragment_starts[position : position + 2]
+        fragments = self.leaf.fragments.take(np.arange(first, last)) if first < last else _NOTHING
+        return self.leaf.runs.take(runs), fragments
+
+
+def _index(leaf: Leaf) -> _IndexedLeaf:
+    positions = {info.path: position for position, info in enumerate(leaf.tensors)}
+    borders = np.arange(leaf.first_tensor, leaf.first_tensor + len(leaf.tensors) + 1)
+    runs, fragments = (
+        np.searchsorted(table.tensor, borders).tolist() for table in (leaf.runs, leaf.fragments)
+    )
+    return _IndexedLeaf(leaf, positions, runs, fragments)
 
 
 def open_manifest(origin: Origin, keys: LineageKeys, snapshot: str, root_digest: bytes) -> Manifest:
@@ -139,12 +160,10 @@ class Manifest:
         info, leaves = self._find(path)
         if info.alias is not None:
             info, leaves = self._find_tied(info, info.alias)
-        runs, fragments = [], []
-        for indexed in leaves:
-            leaf = indexed.leaf
-            number = leaf.first_tensor + indexed.positions[info.path]
-            runs.append(leaf.runs.take(_range_of(leaf.runs.tensor, number)))
-            fragments.append(leaf.fragments.take(_range_of(leaf.fragments.tensor, number)))
+        rows = [indexed.rows(indexed.positions[info.path]) for indexed in leaves]
+        if len(rows) == 1:
+            return TensorRows(info, *rows[0])
+        runs, fragments = zip(*rows, strict=True)
         return TensorRows(info, concat_runs(runs), concat_fragments(fragments))
 
     def packs(self, numbers: Iterable[int]) -> dict[int, Pack]:
@@ -209,6 +228,8 @@ class Manifest:
         return target, leaves
 
     def _map_leaves(self, numbers: Sequence[int]) -> list[_IndexedLeaf]:
+        if len(numbers) == 1:
+            return [self._leaf(numbers[0])]
         return self._origin.runtime.scheduler.map(self._leaf, numbers)
 
     def _leaf(self, number: int) -> _IndexedLeaf:
@@ -224,7 +245,7 @@ class Manifest:
         expected = (ref.first_tensor, ref.tensors, (ref.first_path, ref.last_path))
         if (leaf.first_tensor, len(tensors), ends) != expected:
             raise Corrupt(f"{key} does not hold the tensors that its root says")
-        return _IndexedLeaf(leaf, {info.path: position for position, info in enumerate(tensors)})
+        return _index(leaf)
 
     def _map_parts(self, numbers: Sequence[int]) -> list[tuple[PackInfo, ...]]:
         return self._origin.runtime.scheduler.map(self._part, numbers)
@@ -240,7 +261,3 @@ class Manifest:
         if (first, len(packs)) != (ref.first_pack, ref.packs):
             raise Corrupt(f"{key} does not hold the packs that its root says")
         return packs
-
-
-def _range_of(column: np.ndarray, number: int) -> np.ndarray:
-    return np.arange(*np.searchsorted(column, [number, number + 1]))

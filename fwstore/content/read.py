@@ -6,35 +6,34 @@ arrived in this process; when it raises, the destinations hold no promise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fwstore.base.errors import Corrupt, InvalidInput, NotFound, Unavailable
-from fwstore.codec.hashing import xxh3_128
-from fwstore.codec.registry import RAW, codec_of_number
-from fwstore.content.footers import FooterCache
-from fwstore.content.manifest import Manifest
-from fwstore.content.verified import Origin, read_verified
-from fwstore.content.wants import (
-    Destination,
-    Request,
-    TensorRead,
-    Want,
-    WantedChunk,
-    group_wants,
-    plan_requests,
+from fwstore.base.errors import Corrupt, NotFound, Unavailable
+from fwstore.content.chunks import ChunkReader, plan_tensor
+from fwstore.content.flat import (
+    FlatRequest,
+    FlatRun,
+    edges,
+    plan_flat_requests,
+    plan_flat_runs,
+    unfit_wants,
 )
-from fwstore.format.blocks import BLOCK_BYTES
-from fwstore.format.dtypes import itemsize
-from fwstore.format.paths import TensorPath, display_path
-from fwstore.plan.grid import Grid
-from fwstore.plan.reshard import plan_reads
+from fwstore.content.footers import FooterCache, Pack
+from fwstore.content.manifest import Manifest, TensorRows
+from fwstore.content.verified import Origin
+from fwstore.content.wants import Destination, Request
+from fwstore.format.footer import Footer
+from fwstore.format.paths import TensorPath
+from fwstore.plan.box import Box
 from fwstore.sched import Budget, BufferPool
-from fwstore.store.base import ReadInto, Store
+
+# Bytes are hashed while they are still in the cache of the core that read them.
+_LOCAL_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +55,24 @@ class ReadStatistics:
     bytes_wanted: int
 
 
-def plan_tensor(manifest: Manifest, path: TensorPath, pieces: Sequence[Destination]) -> TensorRead:
-    """Return the reads that fill some pieces of a tensor.
+class _Unit(NamedTuple):
+    """One piece of one tensor, and where the cells of the tensor lie."""
 
-    Raises:
-        NotFound: The snapshot has no such tensor.
-        InvalidInput: A piece does not lie in the tensor or has elements of another size.
-        Corrupt: The snapshot does not cover what is wanted.
-    """
-    rows = manifest.rows(path)
-    size = itemsize(rows.info.dtype)
-    for piece in pieces:
-        if piece.array.dtype.itemsize != size:
-            raise InvalidInput(
-                f"tensor {display_path(path)} has elements of {size} bytes; "
-                f"its destination has {piece.array.dtype.itemsize}"
-            )
-    if 0 in rows.info.shape:
-        return TensorRead(path, size, (), pieces)
-    grid = Grid(rows.info.shape, rows.info.cells)
-    reads = plan_reads(grid, rows.runs, rows.fragments, [piece.box for piece in pieces])
-    return TensorRead(path, size, reads, pieces)
+    path: TensorPath
+    rows: TensorRows
+    piece: Destination
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """What is left of a piece beside its whole cells."""
+
+    box: Box
+    array: npt.NDArray[Any]
 
 
 class ContentReader:
-    """Reads chunks from an origin.
+    """Reads tensors from an origin: by runs of chunks where memory and pack agree, else chunk by chunk.
 
     Args:
         origin: Where packs are.
@@ -91,151 +83,118 @@ class ContentReader:
     def __init__(self, origin: Origin, footers: FooterCache, pool: BufferPool) -> None:
         self._origin = origin
         self._footers = footers
-        self._pool = pool
         self._budget = Budget(origin.runtime.limits.read_bytes)
+        self._chunks = ChunkReader(origin, footers, pool, self._budget)
 
-    def read(self, manifest: Manifest, tensors: Sequence[TensorRead]) -> ReadStatistics:
-        """Fill the pieces of some tensors of a snapshot.
+    def read(
+        self, manifest: Manifest, wanted: Iterable[tuple[TensorPath, Sequence[Destination]]]
+    ) -> ReadStatistics:
+        """Fill pieces of some tensors of a snapshot.
 
         Raises:
+            NoSuchTensor: The snapshot has no such tensor.
             NotFound: A pack is gone; the log of the snapshot says whether it expired.
+            InvalidInput: A piece does not lie in its tensor or has elements of another size.
             Corrupt: A chunk is damaged and no store has it whole; tensor, chunk, pack and store are named.
             Unavailable: A store does not answer.
         """
-        grouped = group_wants(tensors)
-        packs = manifest.packs(grouped)
-        numbers = sorted(packs)
-        footers = self._footers.get_many([packs[number] for number in numbers])
-        limits = self._origin.runtime.limits
-        requests = [
-            request
-            for number, footer in zip(numbers, footers, strict=True)
-            for request in plan_requests(packs[number], footer, grouped[number], limits)
+        units = [
+            _Unit(path, rows, piece)
+            for path, pieces in wanted
+            for rows in [manifest.rows(path)]
+            for piece in pieces
         ]
-        self._origin.runtime.scheduler.map(self._run, requests)
-        chunks = [chunk for request in requests for chunk in request.chunks]
-        return ReadStatistics(
-            packs=len(numbers),
-            requests=len(requests),
-            chunks=len(chunks),
-            bytes_read=sum(request.length for request in requests),
-            bytes_wanted=sum(chunk.raw_length for chunk in chunks),
-        )
+        runs = self._plan_runs(manifest, units)
+        fit = {run.want for run in runs}
+        rest = [
+            plan_tensor(unit.path, unit.rows, pieces)
+            for number, unit in enumerate(units)
+            if (pieces := _edges_of(unit) if number in fit else [unit.piece])
+        ]
+        requests, failed = self._read_runs(manifest, runs)
+        others = self._chunks.read(manifest, rest)
+        damaged = [units[number] for number in sorted(failed)]
+        # Whatever is wrong with a run is told, or found elsewhere, chunk by chunk.
+        self._chunks.read(manifest, [plan_tensor(u.path, u.rows, [u.piece]) for u in damaged])
+        return _statistics([*requests, *others])
 
-    def _run(self, request: Request) -> None:
-        direct = [_memory_in_place(chunk) for chunk in request.chunks]
-        in_place = sum(memory.nbytes for memory in direct if memory is not None)
-        with (
-            self._budget.reserve(request.length),
-            self._pool.lease(request.length - in_place) as lease,
-        ):
-            buffers, chunks = _lay_out(request, direct, lease.memory)
-            good = self._read_all(request, buffers)
-            for chunk in chunks:
-                if not (good and chunk.verified()):
-                    self._read_again(chunk)
-                self._deliver(chunk)
+    def _plan_runs(self, manifest: Manifest, units: Sequence[_Unit]) -> list[FlatRun]:
+        """Return the runs of those pieces that can be read by runs."""
+        remote = self._origin.stores[0].capabilities.remote
+        runs: list[FlatRun] = []
+        for number, unit in enumerate(units):
+            # The edges of a piece are requests of their own, which a remote store does not forgive.
+            if not (remote and edges(unit.rows, unit.piece.box)):
+                runs += plan_flat_runs(number, unit.rows, unit.piece)
+        unfit = {
+            want
+            for _, footer, here in self._by_pack(manifest, runs)
+            for want in unfit_wants(here, footer)
+        }
+        return [run for run in runs if run.want not in unfit]
 
-    def _read_all(self, request: Request, buffers: Sequence[memoryview]) -> bool:
+    def _by_pack(
+        self, manifest: Manifest, runs: Iterable[FlatRun]
+    ) -> list[tuple[Pack, Footer, list[FlatRun]]]:
+        grouped: dict[int, list[FlatRun]] = {}
+        for run in runs:
+            grouped.setdefault(run.pack, []).append(run)
+        packs = manifest.packs(grouped)
+        footers = self._footers.get_many([packs[number] for number in grouped])
+        return [
+            (packs[number], footer, sorted(here, key=lambda run: run.first))
+            for (number, here), footer in zip(grouped.items(), footers, strict=True)
+        ]
+
+    def _read_runs(
+        self, manifest: Manifest, runs: Sequence[FlatRun]
+    ) -> tuple[list[FlatRequest], set[int]]:
+        """Fill the memory of runs; return the requests and the numbers of the units with a bad chunk."""
+        runtime = self._origin.runtime
+        remote = self._origin.stores[0].capabilities.remote
+        request_bytes = runtime.limits.read_request_bytes
+        requests: list[FlatRequest] = []
+
+        def plan() -> Iterator[FlatRequest]:
+            # Drawn while other threads read already.
+            for pack, footer, here in self._by_pack(manifest, runs):
+                for request in plan_flat_requests(
+                    pack,
+                    footer,
+                    here,
+                    gap_bytes=runtime.limits.read_gap_bytes,
+                    request_bytes=request_bytes if remote else min(request_bytes, _LOCAL_BYTES),
+                ):
+                    requests.append(request)
+                    yield request
+
+        good = runtime.scheduler.map(self._run, plan())
+        bad = [request for request, fine in zip(requests, good, strict=True) if not fine]
+        return requests, {want for request in bad for want in request.wants}
+
+    def _run(self, request: FlatRequest) -> bool:
         try:
-            self._origin.stores[0].read_into(request.key, [ReadInto(request.offset, buffers)])
+            with self._budget.reserve(request.length):
+                return request.read(self._origin.stores[0])
         except (Corrupt, NotFound, Unavailable):
-            # Each chunk is tried by itself, here and elsewhere; what remains wrong is raised there.
             return False
-        return True
-
-    def _read_again(self, chunk: _Arrival) -> None:
-        wanted = chunk.wanted
-
-        def read(store: Store) -> None:
-            buffers = [chunk.header, chunk.stored]
-            store.read_into(wanted.pack.key, [ReadInto(wanted.start, buffers)])
-            if not chunk.verified():
-                raise Corrupt(
-                    f"{wanted} in {store.url} is damaged: restore the pack from another copy"
-                )
-
-        read_verified(self._origin, read, again=False)
-
-    def _deliver(self, chunk: _Arrival) -> None:
-        raw = self._decode(chunk)
-        for want in chunk.wanted.wants:
-            if want is not chunk.in_place:
-                _copy(raw, want)
-
-    def _decode(self, chunk: _Arrival) -> memoryview:
-        wanted = chunk.wanted
-        if wanted.codec == RAW.number:
-            return chunk.stored
-        raw = memoryview(codec_of_number(wanted.codec).decode(chunk.stored, wanted.raw_length))
-        if self._origin.content_hash.digest(raw) != wanted.id:
-            raise Corrupt(f"{wanted} does not decode to the bytes that were saved")
-        return raw
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A chunk and the memory into which it is read."""
-
-    wanted: WantedChunk
-    header: memoryview
-    stored: memoryview
-    in_place: Want | None
-
-    def verified(self) -> bool:
-        """Return whether the bytes that arrived are those that were written."""
-        return xxh3_128(self.stored) == self.wanted.digest and self.header == self.wanted.header
+def _edges_of(unit: _Unit) -> list[_Edge]:
+    """Return the parts of a piece that its runs of whole cells leave out."""
+    array, box = unit.piece.array, unit.piece.box
+    return [
+        _Edge(part, array[part.relative_to(box).slices()])
+        for part in edges(unit.rows, box)
+        if isinstance(array, np.ndarray)
+    ]
 
 
-def _memory_in_place(chunk: WantedChunk) -> memoryview | None:
-    """Return the memory of the first want when the stored bytes can be read straight into it."""
-    read = chunk.wants[0].read
-    array, slices = chunk.wants[0].target
-    whole = read.wanted == read.stored and chunk.codec == RAW.number
-    if not whole or not isinstance(array, np.ndarray):
-        return None
-    part = _part(array, slices)
-    return part.reshape(-1).view(np.uint8).data if part.flags.c_contiguous else None
-
-
-def _lay_out(
-    request: Request, direct: Sequence[memoryview | None], scratch: memoryview
-) -> tuple[list[memoryview], list[_Arrival]]:
-    """Return the buffers that a request fills, and where its chunks come to lie in them."""
-    buffers: list[memoryview] = []
-    arrivals = []
-    position, used, begun = request.offset, 0, 0
-    for chunk, memory in zip(request.chunks, direct, strict=True):
-        # The bytes between the last chunk and this header are read and ignored.
-        used += chunk.start - position
-        header = scratch[used : used + BLOCK_BYTES]
-        used += BLOCK_BYTES
-        if memory is None:
-            stored = scratch[used : used + chunk.stored_length]
-            used += chunk.stored_length
-        else:
-            stored = memory
-            buffers += (scratch[begun:used], memory)
-            begun = used
-        arrivals.append(_Arrival(chunk, header, stored, None if memory is None else chunk.wants[0]))
-        position = chunk.offset + chunk.stored_length
-    buffers.append(scratch[begun : used + request.offset + request.length - position])
-    return buffers, arrivals
-
-
-def _copy(raw: memoryview, want: Want) -> None:
-    array, slices = want.target
-    read = want.read
-    whole = np.frombuffer(raw, array.dtype).reshape(read.stored.sizes)
-    part = _part(whole, read.wanted.relative_to(read.stored).slices())
-    if isinstance(array, np.ndarray):
-        np.copyto(_part(array, slices), part)
-    else:
-        array.copy_from_host(slices, part)
-
-
-def _part(array: npt.NDArray[Any], slices: tuple[slice, ...]) -> npt.NDArray[Any]:
-    # The ellipsis keeps a view where a tensor without dimensions would become a scalar.
-    index: tuple[Any, ...] = (*slices, ...)
-    part: npt.NDArray[Any] = array[index]
-    return part
+def _statistics(requests: Sequence[FlatRequest | Request]) -> ReadStatistics:
+    return ReadStatistics(
+        packs=len({request.key for request in requests}),
+        requests=len(requests),
+        chunks=sum(request.chunk_count for request in requests),
+        bytes_read=sum(request.length for request in requests),
+        bytes_wanted=sum(request.raw_bytes for request in requests),
+    )

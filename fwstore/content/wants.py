@@ -152,6 +152,16 @@ class Request:
         """The pack."""
         return self.chunks[0].pack.key
 
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks are wanted of it."""
+        return len(self.chunks)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Raw bytes of those chunks."""
+        return sum(chunk.raw_length for chunk in self.chunks)
+
 
 Wants = Mapping[int, Sequence[Want]]
 

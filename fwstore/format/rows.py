@@ -102,7 +102,7 @@ class RunTable:
             *(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True))
         )
 
-    def take(self, index: Index) -> RunTable:
+    def take(self, index: Index | slice) -> RunTable:
         """Return some rows, in the order of the index."""
         return RunTable(
             self.tensor[index],

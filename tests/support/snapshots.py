@@ -25,7 +25,7 @@ from fwstore.content.footers import FooterCache
 from fwstore.content.manifest import Manifest, open_manifest
 from fwstore.content.packing import PackNaming
 from fwstore.content.places import Places, no_places
-from fwstore.content.read import ContentReader, ReadStatistics, plan_tensor
+from fwstore.content.read import ContentReader, ReadStatistics
 from fwstore.content.sources import ChunkSource, SourceBatch
 from fwstore.content.verified import Origin
 from fwstore.content.write import WriteRequest, Written, write_chunks
@@ -186,7 +186,7 @@ def read_pieces(
 ) -> ReadStatistics:
     """Fill some pieces of some tensors."""
     reader = ContentReader(origin, FooterCache(origin), BufferPool())
-    return reader.read(manifest, [plan_tensor(manifest, *item) for item in pieces.items()])
+    return reader.read(manifest, pieces.items())
 
 
 def whole(array: NDArray[Any]) -> Piece:
