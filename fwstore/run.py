@@ -14,9 +14,8 @@ from fwstore.checkpoint.codecs import check_choice
 from fwstore.checkpoint.coordinator import (
     Coordinator,
     LocalCoordinator,
-    TermCoordinator,
+    ScopedCoordinator,
     find_world,
-    make_coordinator,
 )
 from fwstore.checkpoint.jobs import (
     JobAnnouncement,
@@ -29,6 +28,7 @@ from fwstore.checkpoint.jobs import (
 from fwstore.checkpoint.leader import Committer, Draft
 from fwstore.checkpoint.phases import SaveTicket, commit_save, make_ticket, write_part
 from fwstore.checkpoint.references import Reference, contribution_of_reference, pin_references
+from fwstore.checkpoint.rendezvous import make_coordinator
 from fwstore.checkpoint.session import CodecChoice, Session
 from fwstore.checkpoint.shard import Shard
 from fwstore.checkpoint.snapshot import Checkpoint
@@ -93,6 +93,7 @@ class Run(RunHistory):
 
         Raises:
             Conflict: Other jobs kept winning the election.
+            Unavailable: A rank did not come in time.
             InvalidInput: There is no such codec, the ranks cannot meet, or do not share the store, or a checkpoint in `bases` or
                 `references` is of another repository.
         """
@@ -106,7 +107,8 @@ class Run(RunHistory):
             channel = make_coordinator(runtime, world, self._repository.store, keys)
         term, announced = self._meet(channel, base)
         access = self._repository.access(announced.name, announced.generation, announced.lineage)
-        channel = TermCoordinator(channel, announced.term)
+        # Terms are never given twice, so nothing that another writer left at the channel is heard.
+        channel = ScopedCoordinator(channel, f"t{announced.term}")
         if channel.world_size > 1:
             check_shared(access, announced, channel)
         session = Session(access=access, coordinator=channel, term=announced.term, codec=codec)

@@ -6,22 +6,21 @@ it can never make a torn one visible, because only the commit record does that.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fwstore.base.errors import FwstoreError, InvalidInput, NotFound, Unavailable
 from fwstore.format.keys import LineageKeys
 from fwstore.sched.runtime import Runtime
 from fwstore.store.base import Store
 
+T = TypeVar("T")
+
 MESSAGE_BYTES_MAX = 1 << 28
 _POLL_FIRST_S = 0.001
 _POLL_LAST_S = 0.05
-
-_rendezvous_numbers = itertools.count()
 
 
 class Coordinator(Protocol):
@@ -82,7 +81,7 @@ class C10dCoordinator:
         store: Any c10d store.
         rank: This process.
         world_size: Processes of the job.
-        prefix: Text before every key; distinct for every incarnation of the job.
+        prefix: Text before every key.
     """
 
     def __init__(self, store: Any, rank: int, world_size: int, prefix: str) -> None:
@@ -122,7 +121,7 @@ class StoreCoordinator:
     Args:
         store: The store that all ranks share.
         keys: The lineage under which the objects stand.
-        job: Text that no other incarnation of the job uses.
+        job: Text that no other job uses.
         rank: This process.
         world_size: Processes of the job.
     """
@@ -151,16 +150,17 @@ class StoreCoordinator:
         self._store.delete([self._prefix + key])
 
 
-class TermCoordinator:
-    """The messages of one term over a channel that other terms may have used.
+class ScopedCoordinator:
+    """A part of a channel: messages of its scope are not heard in another.
 
-    Terms are never given twice, so what an earlier incarnation of the job left at the channel is not taken for
-    an answer of this one, even where their keys are not kept apart otherwise.
+    Args:
+        channel: What carries the messages.
+        scope: Text that nothing else at the channel uses.
     """
 
-    def __init__(self, channel: Coordinator, term: int) -> None:
+    def __init__(self, channel: Coordinator, scope: str) -> None:
         self._channel = channel
-        self._prefix = f"t{term}/"
+        self._prefix = f"{scope}/"
         self.rank = channel.rank
         self.world_size = channel.world_size
 
@@ -216,44 +216,6 @@ def _checked(world: World) -> World:
     return world
 
 
-def make_coordinator(
-    runtime: Runtime, world: World, store: Store, keys: LineageKeys
-) -> Coordinator:
-    """Return the coordinator that this job has: nothing for one rank, c10d, or the store itself.
-
-    Raises:
-        InvalidInput: Several ranks without torch.distributed and without a job id in the environment.
-    """
-    if world.world_size == 1:
-        return LocalCoordinator()
-    restart = runtime.environment.integer("TORCHELASTIC_RESTART_COUNT") or 0
-    number = next(_rendezvous_numbers)
-    if world.process_group or _process_group_store() is not None:
-        prefix = f"fwstore/{restart}/{number}/{keys.label}/"
-        return C10dCoordinator(_process_group_store(), world.rank, world.world_size, prefix)
-    for variable in ("FWSTORE_JOB", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
-        job = runtime.environment.text(variable)
-        # torchrun calls every job "none" that was not given a name.
-        if job and job != "none":
-            safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in job)
-            again = runtime.environment.integer("SLURM_RESTART_COUNT") or 0
-            return StoreCoordinator(
-                store, keys, f"{safe}-{again}-{restart}-{number}", world.rank, world.world_size
-            )
-    raise InvalidInput(
-        f"a job of {world.world_size} ranks needs a way to meet: initialise torch.distributed, pass "
-        "coordinator=, or set FWSTORE_JOB to a text that is new for every start of the job"
-    )
-
-
-def _process_group_store() -> Any | None:
-    distributed = sys.modules.get("torch.distributed.distributed_c10d")
-    if distributed is None or not distributed.is_initialized():
-        return None
-    # torch has no public accessor for the default store; this name is stable since 1.8.
-    return distributed._get_default_store()  # noqa: SLF001
-
-
 def wait_for(
     coordinator: Coordinator,
     keys: tuple[str, ...],
@@ -276,8 +238,8 @@ def wait_for(
     Raises:
         Unavailable: The deadline passed.
     """
-    pause = _POLL_FIRST_S
-    while True:
+
+    def look() -> tuple[str, bytes] | None:
         for key in keys:
             value = coordinator.poll(key)
             if value is not None:
@@ -285,14 +247,39 @@ def wait_for(
         failure = stop()
         if failure is not None:
             raise failure
+        return None
+
+    return wait_until(
+        look,
+        runtime,
+        deadline=deadline,
+        missing=f"rank {sender} did not answer in time ({' or '.join(keys)}): see whether it is gone or stuck; "
+        "Limits.commit_timeout_s is how long the others wait",
+    )
+
+
+def wait_until(
+    look: Callable[[], T | None], runtime: Runtime, *, deadline: float, missing: str
+) -> T:
+    """Return what a look brings as soon as it brings something.
+
+    Args:
+        look: Called again and again.
+        runtime: Its clock paces the looks.
+        deadline: Monotonic second at which to give up.
+        missing: What to say then.
+
+    Raises:
+        Unavailable: The deadline passed.
+    """
+    pause = _POLL_FIRST_S
+    while (found := look()) is None:
         left = deadline - runtime.clock.monotonic()
         if left <= 0:
-            raise Unavailable(
-                f"rank {sender} did not answer in time ({' or '.join(keys)}): see whether it is gone or stuck; "
-                "Limits.commit_timeout_s is how long the others wait"
-            )
+            raise Unavailable(missing)
         runtime.clock.sleep(min(pause, left))
         pause = min(pause * 2, _POLL_LAST_S)
+    return found
 
 
 def encode_failure(error: BaseException) -> bytes:

@@ -76,7 +76,7 @@ def announce_term(
     if coordinator.world_size > 1 and coordinator.poll(_JOB_KEY) is not None:
         raise InvalidInput(
             "another writer has met at this coordinator before, and a rank may have heard that one: every writer "
-            "needs a coordinator of its own, and every start of a job another FWSTORE_JOB"
+            "needs a coordinator of its own"
         )
     try:
         term = take()

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -22,44 +21,15 @@ from fwstore.checkpoint.coordinator import (
     decode_failure,
     encode_failure,
     find_world,
-    make_coordinator,
     wait_for,
 )
 from fwstore.format.keys import LineageKeys
 from fwstore.sched.runtime import Runtime
 from fwstore.store.memory import MemoryStore
+from support.coordinators import HashStore
 from support.hasty import hasty_runtime
 
 KEYS = LineageKeys("run", 1)
-
-
-class HashStore:
-    """What a c10d store does, in a dict."""
-
-    def __init__(self, *, deletes: bool = True) -> None:
-        self.values: dict[str, bytes] = {}
-        self.deletes = deletes
-        self.broken = False
-
-    def set(self, key: str, value: bytes) -> None:
-        self._check_alive()
-        self.values[key] = value
-
-    def check(self, keys: list[str]) -> bool:
-        self._check_alive()
-        return all(key in self.values for key in keys)
-
-    def get(self, key: str) -> bytes:
-        return self.values[key]
-
-    def delete_key(self, key: str) -> bool:
-        if not self.deletes:
-            raise RuntimeError("this store does not delete")
-        return self.values.pop(key, None) is not None
-
-    def _check_alive(self) -> None:
-        if self.broken:
-            raise RuntimeError("connection reset by peer")
 
 
 def runtime_of(**variables: str) -> Runtime:
@@ -198,47 +168,3 @@ def test_a_world_is_found_in_an_initialised_process_group(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch.distributed", distributed)
     found = find_world(runtime_of(RANK="0", WORLD_SIZE="9"), None, None)
     assert found == World(rank=1, world_size=3, process_group=True)
-    store = HashStore()
-    internal = SimpleNamespace(is_initialized=lambda: True, _get_default_store=lambda: store)
-    monkeypatch.setitem(sys.modules, "torch.distributed.distributed_c10d", internal)
-    channels = [
-        make_coordinator(runtime_of(), found, MemoryStore(hasty_runtime()), KEYS) for _ in range(2)
-    ]
-    for number, channel in enumerate(channels):
-        assert isinstance(channel, C10dCoordinator)
-        channel.put("job", b"%d" % number)
-    assert len(store.values) == 2
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"FWSTORE_JOB": "abc", "SLURM_JOB_ID": "7"}, "abc-0-"),
-        ({"TORCHELASTIC_RUN_ID": "e/1 @", "TORCHELASTIC_RESTART_COUNT": "3"}, "e_1__-0-3-"),
-        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, "7-2-0-"),
-        (
-            {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "TORCHELASTIC_RESTART_COUNT": "1"},
-            "7-1-1-",
-        ),
-        ({"TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "7"}, "7-0-0-"),
-    ],
-)
-def test_jobs_without_torch_meet_in_the_store(variables: dict[str, str], expected: str) -> None:
-    store = MemoryStore(hasty_runtime())
-    world = World(rank=1, world_size=2)
-    channel = make_coordinator(runtime_of(**variables), world, store, KEYS)
-    assert isinstance(channel, StoreCoordinator)
-    channel.put("job", b"1")
-    (key,) = [found.key for found in store.list("")]
-    assert f"/{expected}" in key
-
-
-def test_jobs_that_cannot_meet_are_told() -> None:
-    store = MemoryStore(hasty_runtime())
-    with pytest.raises(InvalidInput, match="FWSTORE_JOB"):
-        make_coordinator(runtime_of(), World(rank=0, world_size=2), store, KEYS)
-    nameless = runtime_of(TORCHELASTIC_RUN_ID="none")
-    with pytest.raises(InvalidInput, match="FWSTORE_JOB"):
-        make_coordinator(nameless, World(rank=0, world_size=2), store, KEYS)
-    single: Any = make_coordinator(runtime_of(), World(rank=0, world_size=1), store, KEYS)
-    assert isinstance(single, LocalCoordinator)

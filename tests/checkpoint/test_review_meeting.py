@@ -22,7 +22,7 @@ def state(rank: int) -> dict[str, Any]:
 def test_a_channel_at_which_another_job_met_is_refused(url: str) -> None:
     board = Board()
     board.put(0, "job", b"what an earlier start of the job announced")
-    with fwstore.open(url) as repo, pytest.raises(InvalidInput, match="FWSTORE_JOB"):
+    with fwstore.open(url) as repo, pytest.raises(InvalidInput, match="of its own"):
         repo.run("run").writer(coordinator=board.channels(2)[0])
 
 

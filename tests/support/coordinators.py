@@ -66,6 +66,35 @@ class SharedCoordinator:
         self.board.drop(key)
 
 
+class HashStore:
+    """What a c10d store does, in a dict."""
+
+    def __init__(self, *, deletes: bool = True) -> None:
+        self.values: dict[str, bytes] = {}
+        self.deletes = deletes
+        self.broken = False
+
+    def set(self, key: str, value: bytes) -> None:
+        self._check_alive()
+        self.values[key] = value
+
+    def check(self, keys: list[str]) -> bool:
+        self._check_alive()
+        return all(key in self.values for key in keys)
+
+    def get(self, key: str) -> bytes:
+        return self.values[key]
+
+    def delete_key(self, key: str) -> bool:
+        if not self.deletes:
+            raise RuntimeError("this store does not delete")
+        return self.values.pop(key, None) is not None
+
+    def _check_alive(self) -> None:
+        if self.broken:
+            raise RuntimeError("connection reset by peer")
+
+
 def together(functions: Sequence[Callable[[], T]]) -> list[T]:
     """Run functions side by side; once all have ended, raise the first error, in order."""
     return [future.result() for future in _run(functions)]
