@@ -7,11 +7,13 @@ that is skipped had, at that moment, the XXH3-128 of the chunk that its referenc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fwstore.base.errors import LimitExceeded
 from fwstore.checkpoint.segments import Segment
 from fwstore.checkpoint.shard import Piece
 from fwstore.codec.hashing import xxh3_128
@@ -78,13 +80,17 @@ def stage(
 
     Returns:
         The staged segments in the order of `work`.
+
+    Raises:
+        LimitExceeded: There is no memory for the copies; none is held back.
     """
     leases: list[Lease] = []
     try:
-        for segment, _ in work:
-            leases.append(pool.lease(segment.size_bytes))
-        jobs = list(_copy_jobs(work, leases))
-        runtime.scheduler.map(_run, jobs)
+        with _copying(sum(segment.size_bytes for segment, _ in work)):
+            for segment, _ in work:
+                leases.append(pool.lease(segment.size_bytes))
+            jobs = list(_copy_jobs(work, leases))
+            runtime.scheduler.map(_run, jobs)
     except BaseException:
         for lease in leases:
             lease.release()
@@ -93,6 +99,18 @@ def stage(
         StagedSegment(segment, lease.memory, lease.release)
         for (segment, _), lease in zip(work, leases, strict=True)
     ]
+
+
+@contextmanager
+def _copying(size_bytes: int) -> Iterator[None]:
+    """Say what to do where there is no memory for a copy of the caller's bytes."""
+    try:
+        yield
+    except (MemoryError, LimitExceeded) as error:
+        raise LimitExceeded(
+            f"there is no memory to copy {size_bytes} bytes of the state aside ({str(error) or 'out of memory'}): free some, "
+            "or save without a copy, with blocking=True or with Limits.staging_bytes below that"
+        ) from error
 
 
 def _run(jobs: Sequence[Callable[[], None]]) -> None:
@@ -143,8 +161,9 @@ def unchanged_chunks(
 def _equal(segment: Segment, piece: Piece, expected: npt.NDArray[np.uint8]) -> Mask:
     memory = live_bytes(segment, piece)
     if memory is None:
-        memory = np.empty(segment.size_bytes, np.uint8)
-        copy_segment(segment, piece, memory)
+        with _copying(segment.size_bytes):
+            memory = np.empty(segment.size_bytes, np.uint8)
+            copy_segment(segment, piece, memory)
     view = memory.data
     same = np.zeros(len(segment.chunks), np.bool_)
     position = 0

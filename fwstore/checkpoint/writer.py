@@ -174,7 +174,7 @@ class Writer:
             AlreadyExists: This job saved the step before.
             Fenced: A newer job owns the run.
             InvalidInput: The step or a value in the state is unusable, or the writer is closed.
-            LimitExceeded: The position is too large.
+            LimitExceeded: The position is too large, or there is no memory to copy the state aside.
             UnsupportedValue: A value in the state cannot be stored; its key path is named.
         """
         started = self._runtime.clock.monotonic()

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from fwstore.base.errors import InvalidInput
+from fwstore.base.errors import InvalidInput, LimitExceeded
 from fwstore.base.units import MIB
 from fwstore.sched.locks import Lock, renew_after_fork
 from fwstore.sched.scheduler import Scheduler
@@ -116,6 +116,7 @@ class BufferPool:
 
         Raises:
             InvalidInput: The size is negative.
+            LimitExceeded: The system gives no such memory; what is leased stays so.
         """
         if size_bytes < 0:
             raise InvalidInput(f"a buffer cannot have {size_bytes} bytes")
@@ -132,6 +133,9 @@ class BufferPool:
 
         Returns:
             One future per region being touched; leases need not wait for them.
+
+        Raises:
+            LimitExceeded: The system gives no such memory.
         """
         with self._lock:
             missing = size_bytes - sum(region.free_bytes for region in self._regions)
@@ -166,9 +170,13 @@ class BufferPool:
         return region, 0
 
     def _map(self, size_bytes: int) -> _Region:
-        region = _Region(
-            self._allocator(_round_up(max(size_bytes, _REGION_BYTES), _HUGE_PAGE_BYTES))
-        )
+        length = _round_up(max(size_bytes, _REGION_BYTES), _HUGE_PAGE_BYTES)
+        try:
+            region = _Region(self._allocator(length))
+        except (MemoryError, OSError) as error:
+            raise LimitExceeded(
+                f"the system does not give {length} bytes of memory: {str(error) or 'out of memory'}"
+            ) from error
         self._regions.append(region)
         return region
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwstore.base.errors import InternalError
+from fwstore.base.errors import InternalError, LimitExceeded
 from fwstore.checkpoint.segments import Segment, TensorChunks, split_segments
 from fwstore.checkpoint.shard import Piece
 from fwstore.checkpoint.stage import stage, unchanged_chunks
@@ -99,6 +99,18 @@ def test_a_failed_copy_gives_all_memory_back(runtime: Runtime) -> None:
     with pytest.raises(InternalError, match="lost"):
         stage([*good, *bad, *good], pool, runtime)
     assert pool.statistics().leased_bytes == 0
+
+
+def test_a_comparison_for_which_there_is_no_memory_says_what_to_do(runtime: Runtime) -> None:
+    class Exhausted(Device):
+        def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> None:
+            raise MemoryError
+
+    array = RNG.random(1000)
+    grid = Grid((1000,), ((1, 250),))
+    digests = digests_of(work_of(array, grid), BufferPool(), runtime)
+    with pytest.raises(LimitExceeded, match=r"2000 bytes.*out of memory.*blocking=True"):
+        unchanged_chunks(work_of(Exhausted(array), grid), digests, runtime)
 
 
 def test_memory_is_used_again(runtime: Runtime) -> None:

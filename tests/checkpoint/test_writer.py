@@ -14,7 +14,10 @@ import pytest
 import fwstore
 from fwstore import AlreadyExists, Fenced, InvalidInput, LimitExceeded, Unavailable
 from fwstore.base.config import POSITION_BYTES_MAX
+from fwstore.base.units import MIB
 from fwstore.format.state import encode_state
+from fwstore.sched import BufferPool
+from fwstore.sched.buffers import map_anonymous
 from fwstore.store.base import Store
 from support.faults import FaultyStore, Operation
 from support.gates import GatedStore, commits, packs
@@ -257,6 +260,31 @@ def test_what_was_staged_is_given_back_whatever_happens(
             writer.save(9, {"w": np.full(50_000, 9), "x": object()})
         assert repo.pool.statistics().leased_bytes == 0
     assert steps_of(run) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+def test_a_state_for_whose_copy_there_is_no_memory_is_refused_and_the_next_is_saved(
+    run: fwstore.Run, repo: fwstore.Repository, error: Exception
+) -> None:
+    given = []
+
+    def scarce(size_bytes: int) -> memoryview:
+        given.append(size_bytes)
+        if len(given) == 2:
+            raise error
+        return map_anonymous(size_bytes)
+
+    repo.pool = BufferPool(scarce)
+    large = {"first": np.ones(MIB), "second": np.zeros(70 * MIB, np.uint8)}
+    with run.writer() as writer:
+        with pytest.raises(LimitExceeded, match=rf"{78 * MIB} bytes.*blocking=True.*staging_bytes"):
+            writer.save(0, large)
+        assert repo.pool.statistics().leased_bytes == 0
+        writer.save(1, small()).result(PATIENCE_S)
+        handle = writer.save(0, large, blocking=True)
+        assert handle.statistics().rank_bytes_staged == 0
+    assert len(given) == 2
+    assert steps_of(run) == [0, 1]
 
 
 def test_a_closed_writer_refuses_and_closing_again_does_nothing(run: fwstore.Run) -> None:

@@ -5,9 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from fwstore.base.errors import InvalidInput
+from fwstore.base.errors import InvalidInput, LimitExceeded
 from fwstore.base.units import MIB
 from fwstore.sched import BufferPool, InlineScheduler, Lease, ThreadScheduler
+from fwstore.sched.buffers import map_anonymous
 
 
 def address(lease: Lease) -> int:
@@ -53,6 +54,29 @@ def test_trim_keeps_what_is_in_use() -> None:
     pool.trim()
     assert pool.statistics().mapped_bytes == 64 * MIB
     lease.release()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+def test_memory_that_the_system_does_not_give_is_told_and_costs_no_other(error: Exception) -> None:
+    def scarce(size_bytes: int) -> memoryview:
+        if size_bytes > 64 * MIB:
+            raise error
+        return map_anonymous(size_bytes)
+
+    pool = BufferPool(scarce)
+    with pool.lease(MIB) as lease:
+        for ask in (pool.lease, lambda size: pool.prefault(size + 63 * MIB, InlineScheduler())):
+            with pytest.raises(LimitExceeded, match=rf"{100 * MIB} bytes.*memory"):
+                ask(100 * MIB - 1)
+        lease.memory[:] = bytes(MIB)
+        with pool.lease(60 * MIB):
+            assert pool.statistics().leases == 2
+    assert (pool.statistics().leases, pool.statistics().leased_bytes) == (0, 0)
+
+
+def test_more_memory_than_there_is_of_addresses_is_told() -> None:
+    with pytest.raises(LimitExceeded, match="bytes of memory"):
+        BufferPool().lease(1 << 60)
 
 
 def test_an_impossible_size_is_refused() -> None:
