@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
@@ -212,8 +211,10 @@ class Adapters:
         Raises:
             InvalidInput: It has none yet, or none that can be stored; the path is named.
         """
-        with _named(path):
+        try:
             return self.owner(value).form(value)
+        except InvalidInput as error:
+            raise _named(path, error) from error
 
     def describe(self, path: TensorPath, value: Any, *, writable: bool = False) -> Shard:
         """Return what this rank holds of a value that is known to be a tensor.
@@ -221,8 +222,10 @@ class Adapters:
         Raises:
             InvalidInput: It cannot be saved, or loaded into; the path is named.
         """
-        with _named(path):
+        try:
             return self.owner(value).describe(value, writable=writable)
+        except InvalidInput as error:
+            raise _named(path, error) from error
 
     def plain(self, value: Any) -> ForeignValue | None:
         """Return the inert form of a small framework value, or None when it is not one."""
@@ -280,13 +283,9 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-@contextmanager
-def _named(path: TensorPath) -> Iterator[None]:
-    """Let refusals begin with the path of what is refused."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise type(error)(f"{display_path(path)}: {error.message}") from error
+def _named(path: TensorPath, error: InvalidInput) -> InvalidInput:
+    """Return a refusal that begins with the path of what is refused."""
+    return type(error)(f"{display_path(path)}: {error.message}")
 
 
 def _is_stored_dtype(dtype: np.dtype[Any]) -> bool:

@@ -227,9 +227,10 @@ def _pair(
 ) -> dict[TensorPath, TensorPath]:
     if selection.dtype not in (None, "cast"):
         raise InvalidInput("with into=, dtype= may only be 'cast': the destination has its dtypes")
-    ambiguous = _ambiguous(saved) | _ambiguous(wanted)
-    saved_names = _names(saved, ambiguous)
-    wanted_names = _names(wanted, ambiguous)
+    shown = {path: display_path(path) for path in (*saved, *wanted)}
+    ambiguous = _repeated(shown[path] for path in saved) | _repeated(shown[p] for p in wanted)
+    saved_names = _names(saved, shown, ambiguous)
+    wanted_names = _names(wanted, shown, ambiguous)
     pairs = pair_names(
         {
             name: Described(saved[path].dtype, saved[path].shape)
@@ -244,17 +245,18 @@ def _pair(
     return {wanted_names[name]: saved_names[source] for name, source in pairs.items()}
 
 
-def _ambiguous(paths: Iterable[TensorPath]) -> set[str]:
+def _repeated(names: Iterable[str]) -> set[str]:
     """Return the names of several paths: an int and a text key may read alike."""
-    counts = Counter(display_path(path) for path in paths)
-    return {name for name, count in counts.items() if count > 1}
+    return {name for name, count in Counter(names).items() if count > 1}
 
 
-def _names(paths: Iterable[TensorPath], ambiguous: Container[str]) -> dict[str, TensorPath]:
+def _names(
+    paths: Iterable[TensorPath], shown: Mapping[TensorPath, str], ambiguous: Container[str]
+) -> dict[str, TensorPath]:
     """Return paths by name; where names are ambiguous, ints are shown in brackets."""
     names: dict[str, TensorPath] = {}
     for path in paths:
-        name = display_path(path)
+        name = shown[path]
         if name in ambiguous:
             name = display_path(tuple(f"[{k}]" if isinstance(k, int) else k for k in path))
         if name in names:

@@ -60,7 +60,6 @@ class TorchAdapter:
         """Return whether the value is a tensor of any sort."""
         return isinstance(value, torch.Tensor)
 
-    @torch.no_grad()
     def describe(self, value: torch.Tensor, *, writable: bool = False) -> Shard:
         """Return what this rank holds of a tensor; the pieces alias its live memory.
 
@@ -95,11 +94,10 @@ class TorchAdapter:
             raise Unsupported(f"torch cannot convert {dtype} to {target}: {error}") from error
         return converted.view(torch.uint8).numpy().view(raw_dtype(target)).reshape(source.shape)
 
-    @torch.no_grad()
     def identity(self, value: torch.Tensor) -> Hashable | None:
         """Return storage and geometry; None for tensors without elements or without one storage."""
         if _is_dtensor(value):
-            local = self.identity(value.to_local())
+            local = self.identity(_local(value))
             return None if local is None else (local, tuple(value.shape), str(value.placements))
         if isinstance(value, _LAZY):
             return id(value)
@@ -111,7 +109,7 @@ class TorchAdapter:
             # A tensor that wraps others, such as the pending result of a collective, has no address.
             return None
         signs = value.is_conj(), value.is_neg()
-        return str(value.device), where, value.dtype, value.shape, value.stride(), signs
+        return value.device, where, value.dtype, value.shape, value.stride(), signs
 
     def allocate(self, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Return a new tensor with undefined elements on torch's default device.
@@ -198,8 +196,14 @@ def _is_dtensor(value: Any) -> TypeGuard[DTensor]:
     return isinstance(value, getattr(module, "DTensor", ()))
 
 
+@torch.no_grad()
+def _local(value: DTensor) -> torch.Tensor:
+    local: torch.Tensor = value.to_local()
+    return local
+
+
 def _describe_dtensor(value: Any, *, writable: bool) -> Shard:
-    local = value.to_local()
+    local = _local(value)
     if hasattr(local, "wait"):
         local = local.wait()
     _check_stored(local)
