@@ -105,7 +105,7 @@ def pair_names(
         only: Globs over the saved names; destinations outside them are left alone.
         rename: From saved to wanted names.
         strict: Raise when a name is missing or unexpected. A shape that differs always raises.
-        cast: Accept a destination of another dtype.
+        cast: Accept a destination of another dtype, for complex tensors if it is complex.
 
     Raises:
         InvalidInput: Names or shapes do not fit; all of them are listed.
@@ -162,12 +162,23 @@ def _mismatches(
     different = []
     for name, source in pairs.items():
         have, want = saved[source], wanted[name]
-        if have.shape != want.shape or (have.dtype != want.dtype and not cast):
+        if have.shape != want.shape or not _fits(have.dtype, want.dtype, cast=cast):
             different.append(
                 f"{name} (saved {have.dtype}{list(have.shape)}, wanted {want.dtype}{list(want.shape)})"
             )
     advice = "" if cast else " (dtype='cast' converts element types)"
     return _listed(f"of another shape or dtype{advice}", different)
+
+
+def _fits(have: str, want: str, *, cast: bool) -> bool:
+    # A complex tensor made real would lose half of what was saved.
+    lossy = is_complex(have) and not is_complex(want)
+    return have == want or (cast and not lossy)
+
+
+def is_complex(dtype: str) -> bool:
+    """Return whether a stored dtype has an imaginary part."""
+    return dtype.startswith("complex")
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:

@@ -145,7 +145,7 @@ class Checkpoint:
             only: Globs over tensor names (``*`` within a segment, ``**`` across); others are not read.
             rename: From saved names to those of `into`; a function, or a mapping of leading segments.
             dtype: ``"cast"`` converts to the dtypes of `into`; a dtype name converts floating-point
-                tensors of a new state, complex ones only if it is complex.
+                tensors of a new state. Either makes complex tensors complex ones only.
             strict: Missing and unexpected names raise, and so do globs that match nothing; False loads what
                 fits.
 

@@ -110,6 +110,16 @@ def test_casts_are_asked_for() -> None:
     assert "dtype='cast'" not in str(caught.value)
 
 
+def test_no_cast_drops_imaginary_parts() -> None:
+    saved = {"a": Described("complex64", (2, 3))}
+    wide = {"a": Described("complex128", (2, 3))}
+    assert pair_names(saved, wide, cast=True) == {"a": "a"}
+    assert pair_names(tensors("a"), wide, cast=True) == {"a": "a"}
+    for strict in (True, False):
+        with pytest.raises(InvalidInput, match=r"saved complex64\[2, 3\], wanted float32"):
+            pair_names(saved, tensors("a"), cast=True, strict=strict)
+
+
 def test_only_leaves_other_destinations_alone() -> None:
     saved, wanted = tensors("p/a", "p/b", "q/a"), tensors("p/a", "p/b", "other")
     assert pair_names(saved, wanted, only="p/*") == {"p/a": "p/a", "p/b": "p/b"}
