@@ -5,6 +5,8 @@ Functions must be importable by name: they live in modules of `support`, not in 
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
 import multiprocessing
 import socket
 import traceback
@@ -47,24 +49,22 @@ def run_ranks(
     Raises:
         AssertionError: A rank raised, died or did not end in time; its traceback is the message.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    name = function.__module__, function.__qualname__
     pipes: list[Any] = []
-    processes = []
-    for rank in range(world_size):
-        here, there = _context.Pipe(duplex=False)
-        process = _context.Process(
-            target=_rank,
-            args=(there, _Place(rank, world_size, port, survivors is None), function, args),
-            daemon=True,
-        )
-        process.start()
-        there.close()
-        pipes.append(here)
-        processes.append(process)
+    processes: list[BaseProcess] = []
+    # Rank 0 is handed the socket itself: a port that is only known to be free may be taken by then.
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        for rank in range(world_size):
+            here, there = _context.Pipe(duplex=False)
+            place = _Place(rank, world_size, port, survivors is None)
+            process = fork(_rank, there, place, door if rank == 0 else None, name, args)
+            there.close()
+            pipes.append(here)
+            processes.append(process)
     try:
-        return _collect([pipes[r] for r in survivors or range(world_size)])
+        wanted = survivors or range(world_size)
+        return _collect([(pipes[rank], processes[rank]) for rank in wanted])
     finally:
         for process in processes:
             process.join(5.0)
@@ -72,22 +72,22 @@ def run_ranks(
             process.join()
 
 
-def _collect(pipes: list[Any]) -> list[Any]:
+def _collect(ranks: Sequence[tuple[Any, BaseProcess]]) -> list[Any]:
     results: dict[int, Any] = {}
-    while len(results) < len(pipes):
-        waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
-        ready: list[Any] = wait(waiting, DEADLINE_S)
-        assert ready, (
-            f"ranks {[r for r in range(len(pipes)) if r not in results]} did not end in time"
-        )
+    while len(results) < len(ranks):
+        waiting = {pipe: rank for rank, (pipe, _) in enumerate(ranks) if rank not in results}
+        ready: list[Any] = wait(list(waiting), DEADLINE_S)
+        assert ready, f"ranks {sorted(waiting.values())} did not end in time"
         for pipe in ready:
-            rank = next(r for r, candidate in enumerate(pipes) if candidate is pipe)
+            rank = waiting[pipe]
             try:
                 failed, results[rank] = pipe.recv()
             except EOFError:
-                failed, results[rank] = True, "the process died"
+                process = ranks[rank][1]
+                process.join(5.0)
+                failed, results[rank] = True, f"the process died with {process.exitcode}"
             assert not failed, f"rank {rank}: {results[rank]}"
-    return [results[rank] for rank in range(len(pipes))]
+    return [results[rank] for rank in range(len(ranks))]
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,44 @@ class _Place:
     meet_at_end: bool
 
 
-def _rank(pipe: Any, place: _Place, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
+def _rank(
+    pipe: Any,
+    place: _Place,
+    door: socket.socket | None,
+    name: tuple[str, str],
+    args: tuple[Any, ...],
+) -> None:
+    faulthandler.enable()
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"tcp://127.0.0.1:{place.port}",
-            rank=place.rank,
-            world_size=place.world_size,
-        )
+        # Found here and not while the arguments are unpickled, so that what an import raises is told.
+        function = getattr(importlib.import_module(name[0]), name[1])
+        _join(place, door)
         result = function(place.rank, place.world_size, *args)
         if place.meet_at_end:
-            # The store lives in rank 0: nobody leaves before all are done with it.
-            dist.barrier()
-            dist.destroy_process_group()
+            _part()
         pipe.send((False, result))
     except BaseException:  # noqa: BLE001 - whatever ended the rank is what the test must show
         pipe.send((True, traceback.format_exc()))
+
+
+def _join(place: _Place, door: socket.socket | None) -> None:
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
+
+    torch.set_num_threads(1)
+    store = TCPStore(
+        "127.0.0.1",
+        place.port,
+        is_master=door is not None,
+        master_listen_fd=None if door is None else door.detach(),
+    )
+    dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.world_size)
+
+
+def _part() -> None:
+    import torch.distributed as dist
+
+    # The store lives in rank 0: nobody leaves before all are done with it.
+    dist.barrier()
+    dist.destroy_process_group()
