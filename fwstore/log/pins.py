@@ -31,11 +31,13 @@ def pin(
         borrower_term: The term in which it will.
 
     Raises:
-        InvalidInput: The reason is no text or too long.
+        InvalidInput: The reason is no text, empty or too long.
         NotFound: There is no such snapshot; `Expired` when there was.
     """
     token = write_id(log.runtime.ids)
     check_text(reason, "the reason of a pin")
+    if not reason.strip():
+        raise InvalidInput("say why it must stay: the reason of a pin is what others will see")
 
     def make(fold: Fold) -> AnyBody:
         # What is lent already may be lent on, though it is no longer on offer itself.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 import fwstore
 from fwstore_cli.exits import ExitCode
+from fwstore_migrate.imports import ImportOptions, import_checkpoint
+from fwstore_migrate.states import open_foreign
 from support.commands import Command
 
 
@@ -233,23 +234,37 @@ def test_a_killed_import_leaves_nothing_visible(
             assert command("verify", target, "--data").code == 0
 
 
-@pytest.mark.slow
-def test_an_interrupted_import_says_so(repository: str, tmp_path: Path) -> None:
-    save_file({f"t{n}": torch.randn(1 << 20) for n in range(64)}, tmp_path / "a.safetensors")
-    process = subprocess.Popen(
-        [*_IMPORT, str(tmp_path / "a.safetensors"), "new", "-C", repository],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not (Path(repository) / "packs" / "new@1").exists():
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    if process.returncode != 0:
-        assert process.returncode == ExitCode.INTERRUPTED, errors
-        assert "Traceback" not in errors
-        with fwstore.open(repository) as opened:
-            assert "new" not in opened.runs()
+@pytest.mark.parametrize("target", [ImportOptions(), ImportOptions(step=40, append=True)])
+def test_an_import_that_is_fenced_leaves_the_newer_job_alone(
+    repository: str, tmp_path: Path, target: ImportOptions
+) -> None:
+    save_file({f"t{n}": torch.randn(1 << 18) for n in range(4)}, tmp_path / "a.safetensors")
+    name = "gpt" if target.append else "new"
+    fences: list[int] = []
+
+    def fence(count: int) -> None:
+        if not fences:
+            fences.append(count)
+            with fwstore.open(repository) as other, other.run(name).writer() as writer:
+                writer.save(target.step, {"mine": np.ones(3)}).result()
+
+    with fwstore.open(repository) as opened:
+        run, foreign = opened.run(name), open_foreign(tmp_path / "a.safetensors")
+        with pytest.raises(fwstore.Fenced):
+            import_checkpoint(run, foreign, target, fence)
+        assert run[target.step].load()["mine"].sum() == 3
+
+
+def test_a_run_that_a_killed_import_left_is_told_from_one_with_checkpoints(
+    command: Command, repository: str, tmp_path: Path
+) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    with fwstore.open(repository) as opened:
+        opened.run("new").writer().close()
+    refused = command("import", tmp_path / "a.safetensors", "new")
+    assert refused.code == ExitCode.CONFLICT
+    assert "it has no checkpoint yet" in refused.errors
+    assert command("import", tmp_path / "a.safetensors", "new", "--append").code == 0
 
 
 @pytest.mark.slow

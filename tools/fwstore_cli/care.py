@@ -12,6 +12,7 @@ from fwstore import format_size
 from fwstore_cli.exits import ExitCode
 from fwstore_cli.layers import first
 from fwstore_cli.session import (
+    LimitOption,
     Session,
     command,
     find_checkpoint,
@@ -108,7 +109,7 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only explain what would be freed, and what not.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="Rows shown; 0 for all.")] = 100,
+    limit: LimitOption = 100,
 ) -> None:
     """Free what retention gave up and what failed saves left behind.
 

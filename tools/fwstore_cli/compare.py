@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from fwstore import Checkpoint, LazyTensor, format_size
 from fwstore_cli.layers import first
-from fwstore_cli.session import Session, command, find_checkpoint, make_facts, make_table
+from fwstore_cli.session import (
+    LimitOption,
+    Session,
+    command,
+    find_checkpoint,
+    make_facts,
+    make_table,
+)
 
 
 def add_diff_command(app: typer.Typer) -> None:
@@ -55,7 +62,7 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="RUN[@STEP]; default: newest step.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="RUN[@STEP]; default: newest step.")],
     show_all: Annotated[bool, typer.Option("--all", "-a", help="Also list equal tensors.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="Rows shown; 0 for all.")] = 100,
+    limit: LimitOption = 100,
 ) -> None:
     """Compare two checkpoints: tensors added, removed and changed, and the bytes they share.
 

@@ -9,6 +9,7 @@ import typer
 
 from fwstore import Checkpoint, InvalidInput, LazyTensor, NotFound, Run, format_size
 from fwstore_cli.session import (
+    LimitOption,
     Reference,
     Session,
     command,
@@ -40,7 +41,7 @@ def inspect(
     chunk: Annotated[
         int | None, typer.Option("--chunk", "-c", help="With --tensor: all about this one chunk.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="Rows shown; 0 for all.")] = 100,
+    limit: LimitOption = 100,
 ) -> None:
     """Look inside, level by level: RUN, RUN@STEP, --pack N, --tensor NAME, --chunk N."""
     if chunk is not None and tensor is None:

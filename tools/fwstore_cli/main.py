@@ -5,9 +5,12 @@ Invariant: without `--debug` no traceback is shown, and the exit code is one of 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -21,6 +24,7 @@ from fwstore_cli.change import add_change_commands
 from fwstore_cli.compare import add_diff_command
 from fwstore_cli.exits import ExitCode, exit_code, exit_table
 from fwstore_cli.layers import add_inspect_command
+from fwstore_cli.session import printable
 from fwstore_cli.show import add_show_commands
 from fwstore_cli.transfer import add_transfer_commands
 
@@ -70,46 +74,56 @@ def _version(wanted: bool) -> None:
 
 def main() -> NoReturn:
     """Run the program on the arguments of this process."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Asked to end in whatever way, a command takes back what it began; `nohup` stays in force.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    debug = _DEBUG in arguments
     # The option means the same wherever it stands, as people add it to the end of a line that failed.
     words = [word for word in arguments if word != _DEBUG] or ["--help"]
+    try:
+        return _run(words)
+    except Exception as error:  # noqa: BLE001 - whatever it is becomes one line
+        if _DEBUG in arguments:
+            traceback.print_exception(error)
+        if isinstance(error, FwstoreError):
+            return _fail(error.code, error.message, exit_code(error), words)
+        message = f"{type(error).__name__}: {error} (a bug of fwstore; {_DEBUG} shows where)"
+        return _fail("internal_error", message, ExitCode.BUG, words)
+
+
+def _run(words: Sequence[str]) -> int:
     program = typer.main.get_command(make_app())
     try:
-        return int(program.main(words, prog_name="fwstore", standalone_mode=False) or ExitCode.OK)
-    except typer.Exit as done:
-        return done.exit_code
-    except SystemExit as done:
-        # Shell completion ends this way.
-        return int(done.code or ExitCode.OK)
+        code = int(program.main(words, prog_name="fwstore", standalone_mode=False) or ExitCode.OK)
+    except SystemExit:
+        # Shell completion ends this way, and rich when the reader of our output left, as `head` does.
+        return ExitCode.OK
     except typer.TyperException as error:
         message = f"{error.format_message()} (see `fwstore --help`)"
         return _fail("usage", message, ExitCode.USAGE, words)
-    except BrokenPipeError:
-        # The reader of our output left, as `head` does; what is still buffered must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", "interrupted", ExitCode.INTERRUPTED, words)
-    except FwstoreError as error:
-        if debug:
-            raise
-        return _fail(error.code, error.message, exit_code(error), words)
-    except Exception as error:
-        if debug:
-            raise
-        message = f"{type(error).__name__}: {error} (a bug of fwstore; {_DEBUG} shows where)"
-        return _fail("internal_error", message, ExitCode.BUG, words)
+        code = ExitCode.INTERRUPTED
+    # typer makes a code of Ctrl-C as well, and says nothing.
+    if code == ExitCode.INTERRUPTED:
+        _fail("interrupted", "interrupted", ExitCode.INTERRUPTED, words)
+    return code
 
 
 def _fail(kind: str, message: str, code: ExitCode, words: Sequence[str]) -> int:
     if "--json" in words:
         report = {"error": {"code": kind, "message": message, "exit_code": int(code)}}
-        sys.stderr.write(json.dumps(report) + "\n")
+        line = json.dumps(report)
     else:
-        sys.stderr.write(f"fwstore: {message}\n")
+        line = printable(f"fwstore: {message}")
+    # The exit code must say what happened even where the line cannot be written.
+    with contextlib.suppress(OSError):
+        typer.echo(line, err=True)
     return int(code)

@@ -28,18 +28,34 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 import fwstore
 from fwstore import Checkpoint, InvalidInput, Repository, Run
+from fwstore_migrate.files import local_failure
 
 P = ParamSpec("P")
 
-_REFERENCE = re.compile(r"(?P<run>[^@]+)(?:@(?P<step>[0-9]+))?")
+_REFERENCE = re.compile(r"(?P<run>[^@]+)(?:@(?P<step>[0-9]{1,18}))?")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")]
 Reference = Annotated[
     str, typer.Argument(metavar="RUN[@STEP]", help="A run, or one of its steps; default: newest.")
 ]
+LimitOption = Annotated[
+    int, typer.Option("--limit", "-n", min=0, help="Rows shown at most; 0 for all.")
+]
+
+
+class PlainConsole(Console):
+    """Shows text as it is: names come from users and may hold markup and control characters."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text in which nothing commands the terminal."""
+        return super().render_str(printable(text), **options)
 
 
 @dataclass(frozen=True)
@@ -84,16 +100,21 @@ class Session:
 
     def emit(self, value: Any, *tables: Table) -> None:
         """Print a value as JSON, or the tables that show it to people."""
-        if self.as_json:
-            self.output.print_json(json.dumps(plain(value), allow_nan=False), highlight=False)
-            return
-        for table in tables:
-            self.output.print(table)
+        try:
+            if self.as_json:
+                # In ASCII, so that every document can be printed whatever the locale.
+                text = json.dumps(plain(value), allow_nan=False)
+                self.output.print_json(text, highlight=False, ensure_ascii=True)
+                return
+            for table in tables:
+                self.output.print(table)
+        except OSError as error:
+            raise local_failure(error, "cannot write the answer to standard output") from error
 
     def say(self, message: str) -> None:
         """Tell people what was done; it is not part of the answer."""
         if not self.as_json:
-            self.errors.print(message, markup=False, highlight=False)
+            self.errors.print(message, highlight=False)
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Bar]:
@@ -121,7 +142,7 @@ def command(
         @functools.wraps(function)
         def run(*, repo: str | None, as_json: bool, **arguments: Any) -> None:
             width = None if Console().is_terminal else 200
-            session = Session(repo, as_json, Console(width=width), Console(stderr=True))
+            session = Session(repo, as_json, PlainConsole(width=width), PlainConsole(stderr=True))
             function(session, **arguments)  # type: ignore[call-arg]
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -216,6 +237,12 @@ def make_facts(facts: Mapping[str, object], title: str | None = None) -> Table:
         if value is not None and value != "":
             table.add_row(name, str(value))
     return table
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters are shown as escapes."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if text.isprintable() else "".join(shown)
 
 
 def plain(value: Any) -> Any:

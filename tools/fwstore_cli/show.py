@@ -10,6 +10,7 @@ import typer
 
 from fwstore import Checkpoint, Run, format_size
 from fwstore_cli.session import (
+    LimitOption,
     Reference,
     RunArgument,
     Session,
@@ -129,7 +130,7 @@ def show_keys(state: object) -> str:
 def log(
     session: Session,
     run: RunArgument,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="Newest records; 0 for all.")] = 50,
+    limit: LimitOption = 50,
 ) -> None:
     """Show the records of a run's log, newest last; those that do not count are marked."""
     with session.repository() as repository:

@@ -26,12 +26,11 @@ from fwstore import (
     InvalidInput,
     LazyTensor,
     NotFound,
-    PermissionDenied,
-    Unavailable,
     Unsupported,
     itemsize,
 )
 from fwstore_migrate.dtypes import TO_SAFETENSORS
+from fwstore_migrate.files import local_failure
 from fwstore_migrate.limits import COPY_BYTES
 from fwstore_migrate.safetensors_format import METADATA, Entry, Header, encode_header
 
@@ -90,8 +89,10 @@ def export_safetensors(
         AlreadyExists: The destination exists and `overwrite` is not set.
         Unsupported: safetensors has no such dtype.
         InvalidInput: Two tensors would have the same name.
-        NotFound: No tensor matches.
+        NotFound: No tensor matches, or there is no folder to write to.
     """
+    if options.shard_bytes < 1:
+        raise InvalidInput("a file of a sharded export holds one byte or more")
     if os.path.lexists(destination) and not options.overwrite:
         raise AlreadyExists(f"{destination} exists; choose another name, or --overwrite")
     tensors = select_tensors(checkpoint, options.only)
@@ -133,11 +134,9 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
 def _translated(destination: Path) -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
-        raise PermissionDenied(f"cannot write {destination}: {error.strerror}") from error
     except OSError as error:
-        raise Unavailable(
-            f"cannot write {destination}: {error.strerror}; nothing is left"
+        raise local_failure(
+            error, f"cannot write {destination}, and nothing of it is left"
         ) from error
 
 

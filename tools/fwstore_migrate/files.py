@@ -6,6 +6,7 @@ noticed. Nothing is kept open, so a source can be read from any thread and after
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from fwstore import (
     Conflict,
     Corrupt,
+    FwstoreError,
     InvalidInput,
+    LimitExceeded,
     NotFound,
     PermissionDenied,
     Unavailable,
@@ -28,6 +31,26 @@ from fwstore import (
     raw_dtype,
 )
 from fwstore_migrate.limits import COPY_BYTES, DIMENSIONS_MAX
+
+_REACTIONS: dict[int | None, type[FwstoreError]] = {
+    errno.ENOENT: NotFound,
+    errno.ENOTDIR: InvalidInput,
+    errno.EISDIR: InvalidInput,
+    errno.ENAMETOOLONG: InvalidInput,
+    errno.ELOOP: InvalidInput,
+    errno.EACCES: PermissionDenied,
+    errno.EPERM: PermissionDenied,
+    errno.EROFS: PermissionDenied,
+    errno.ENOSPC: LimitExceeded,
+    errno.EDQUOT: LimitExceeded,
+    errno.EFBIG: LimitExceeded,
+}
+
+
+def local_failure(error: OSError, what: str) -> FwstoreError:
+    """Return what to raise for an error of a local file, such as "cannot write x"."""
+    kind = _REACTIONS.get(error.errno, Unavailable)
+    return kind(f"{what}: {error.strerror or error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +96,7 @@ class FileRange:
         Raises:
             Corrupt: The range is too short.
             Conflict: The file changed since it was opened.
-            Unavailable: The file cannot be read.
+            FwstoreError: The file cannot be read.
         """
         self._check(offset, buffer.nbytes)
         try:
@@ -84,7 +107,7 @@ class FileRange:
         except EOFError as error:
             raise Corrupt(f"{self.name} ends early; it was cut while it was read") from error
         except OSError as error:
-            raise Unavailable(f"cannot read {self.name}: {error.strerror}") from error
+            raise local_failure(error, f"cannot read {self.name}") from error
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.length:
@@ -100,19 +123,13 @@ def open_file(path: Path) -> FileRange:
         NotFound: There is no such file.
         InvalidInput: It is not a regular file.
         PermissionDenied: It may not be read.
-        Unavailable: It cannot be read.
+        FwstoreError: It cannot be read for another reason.
     """
     try:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path}") from error
-    except IsADirectoryError as error:
-        raise InvalidInput(f"{path} is a directory, not a file") from error
-    except PermissionError as error:
-        raise PermissionDenied(f"{path} may not be read by this user") from error
     except OSError as error:
-        raise Unavailable(f"cannot open {path}: {error.strerror}") from error
+        raise local_failure(error, f"cannot open {path}") from error
     if not stat.S_ISREG(status.st_mode):
         raise InvalidInput(f"{path} is not a regular file")
     return FileRange(path, 0, status.st_size, _identity(status))

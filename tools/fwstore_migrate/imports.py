@@ -55,8 +55,9 @@ def import_checkpoint(
     _check_target(run, options, exists=exists)
     sources = _Sources(advance or (lambda _: None))
     state = sources.visit(foreign.state)
+    writer = run.writer()
     try:
-        with run.writer() as writer:
+        with writer:
             handle = writer.save(
                 options.step, state if options.under is None else {options.under: state}
             )
@@ -67,24 +68,30 @@ def import_checkpoint(
                 sources.stop()
                 raise
     except BaseException:
-        _undo(run, options.step, exists=exists)
+        _undo(run, options.step, writer.term, exists=exists)
         raise
 
 
 def _check_target(run: Run, options: ImportOptions, *, exists: bool) -> None:
     if exists and not options.append:
+        found = "exists" if run.checkpoints() else "exists, though it has no checkpoint yet"
         raise AlreadyExists(
-            f"run {run.name!r} exists; choose another name, or --append to add a step to it, which "
+            f"run {run.name!r} {found}; choose another name, or --append to add a step to it, which "
             "stops a job that is writing to it"
         )
     if exists and any(found.step == options.step for found in run.checkpoints()):
-        raise AlreadyExists(f"run {run.name!r} has step {options.step}; choose another --step")
+        raise AlreadyExists(
+            f"run {run.name!r} has step {options.step}; name another, as in {run.name}@STEP"
+        )
 
 
-def _undo(run: Run, step: int, *, exists: bool) -> None:
-    """Take back what became visible although the import did not end well."""
+def _undo(run: Run, step: int, term: int, *, exists: bool) -> None:
+    """Take back what became visible although the import did not end well, and nothing else."""
     # The reason for the failure is being raised; that the store also refuses the clean-up adds nothing.
     with contextlib.suppress(FwstoreError):
+        if any(entry.term > term for entry in run.log()):
+            # A newer job owns the run; what this import had left became void with its term.
+            return
         if not exists:
             run.delete("import failed")
         elif any(found.step == step for found in run.checkpoints()):

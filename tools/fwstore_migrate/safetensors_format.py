@@ -56,14 +56,13 @@ def header_length(prefix: bytes, name: str) -> int:
     """Return the length of the JSON that follows the first eight bytes.
 
     Raises:
-        Corrupt: The prefix is cut.
-        LimitExceeded: The header is larger than the format allows.
+        Corrupt: The prefix is cut, or the header is larger than the format allows.
     """
     if len(prefix) != PREFIX.size:
         raise Corrupt(f"{name} is too short to be a safetensors file")
     (length,) = PREFIX.unpack(prefix)
     if length > HEADER_BYTES_MAX:
-        raise LimitExceeded(
+        raise Corrupt(
             f"{name} declares a header of {length} bytes; safetensors allows {HEADER_BYTES_MAX}: "
             "it is not a safetensors file, or it is damaged"
         )

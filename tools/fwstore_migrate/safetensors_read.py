@@ -35,7 +35,6 @@ def read_safetensors_file(source: FileRange) -> dict[str, Any]:
 
     Raises:
         Corrupt: The file is malformed.
-        LimitExceeded: Its header is too large.
         Unsupported: A dtype is unknown.
     """
     prefix = source.read(0, min(PREFIX.size, source.length))

@@ -15,7 +15,7 @@ from typing import Any
 
 from fwstore import InvalidInput, NotFound, Shard, display_path, itemsize
 from fwstore_migrate.dcp import METADATA_FILE, read_dcp
-from fwstore_migrate.files import open_file
+from fwstore_migrate.files import local_failure, open_file
 from fwstore_migrate.safetensors_read import (
     INDEX_SUFFIX,
     read_safetensors_file,
@@ -56,7 +56,10 @@ def open_foreign(path: Path, *, skip: Sequence[str] = ()) -> ForeignState:
         Corrupt, Unsupported, UnsupportedValue, LimitExceeded: It cannot be imported; see the message.
     """
     skipped = functools.partial(_matches, tuple(skip)) if skip else keep_all
-    kind, state = _read(path, skipped)
+    try:
+        kind, state = _read(path, skipped)
+    except OSError as error:
+        raise local_failure(error, f"cannot read {path}") from error
     if not isinstance(state, dict):
         raise InvalidInput(
             f"{path} holds a bare {type(state).__name__}; only a dict of tensors and values has names"
