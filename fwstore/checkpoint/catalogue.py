@@ -156,7 +156,7 @@ class Agreement:
 
     def _settled(self, path: TensorPath, shard: Shard) -> Shard:
         if _is_common(path, shard):
-            ranks = self._holders.get(encode_path(path))
+            ranks = self._holders.get(encode_path(path)) if self._holders else None
             return shard.with_layout(self._everyone if ranks is None else Layout.replicated(ranks))
         stack = self._stacks.get(encode_path(path)) if self._stacks else None
         return shard if stack is None else shard.with_layout(stack)

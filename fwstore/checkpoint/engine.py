@@ -42,7 +42,7 @@ from fwstore.content.places import Places, concat_places
 from fwstore.content.write import WriteRequest, Written, write_chunks
 from fwstore.format.paths import TensorPath
 from fwstore.format.state import encode_state
-from fwstore.sched import BufferPool
+from fwstore.sched import BufferPool, collection_paused
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -218,6 +218,7 @@ class SaveEngine:
         self._steady = frozenset()
         self._bases = []
 
+    @collection_paused()
     def _describe(self, request: SaveRequest) -> tuple[Catalogue, _Extra]:
         skeleton, tensors = flatten(request.state, self.session.access.adapters)
         refuse_reserved(tensors)
@@ -244,6 +245,7 @@ class SaveEngine:
             shards[rank_path(self.session.rank)] = bytes_shard(encoded)
         return _Extra(shards, inline)
 
+    @collection_paused()
     def _plan_of(self, catalogue: Catalogue) -> SavePlan:
         if self._grids is None:
             self._grids = {} if self._parent is None else inherited_grids(self._parent, catalogue)
@@ -272,6 +274,7 @@ class SaveEngine:
             self._bases = []
             return Known.nothing(plan)
 
+    @collection_paused()
     def _choose(
         self,
         plan: SavePlan,
@@ -281,13 +284,15 @@ class SaveEngine:
         statistics: SaveStatistics,
     ) -> Prepared:
         work = plan.work(catalogue)
-        masks = self._compare(plan, known, work)
         reuse = np.zeros(plan.chunks, np.bool_)
         changed: list[tuple[PlannedSegment, Piece]] = []
-        for planned, (_, piece), mask in zip(plan.segments, work, masks, strict=True):
-            reuse[planned.rows] = mask
-            if mask.all():
+        same = self._compare(plan, known, work)
+        for number, (planned, (_, piece)) in enumerate(zip(plan.segments, work, strict=True)):
+            mask = same.get(number)
+            if mask is None:
+                changed.append((planned, piece))
                 continue
+            reuse[planned.rows] = mask
             changed += [(part, piece) for part in planned.without(mask)]
         sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
         live = request.blocking or self._exceeds_staging(changed)
@@ -303,16 +308,14 @@ class SaveEngine:
 
     def _compare(
         self, plan: SavePlan, known: Known, work: Sequence[tuple[Segment, Piece]]
-    ) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
-        """Return which chunks did not change, looking only at tensors that were steady last time."""
+    ) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """Return by segment which chunks did not change, for the tensors that were steady last time."""
         digests = {}
         for number, planned in enumerate(plan.segments):
             if planned.segment.chunks.tensor in self._steady:
                 found = known.digests(planned.rows)
                 if found is not None:
                     digests[number] = found
-        if not digests:
-            return [np.zeros(len(segment.chunks), np.bool_) for segment, _ in work]
         return unchanged_chunks(work, digests, self.session.access.runtime)
 
     def _stage(

@@ -36,6 +36,7 @@ from fwstore.format.paths import TensorPath, display_path
 from fwstore.format.state import TensorSlot
 from fwstore.format.tensor import TensorInfo
 from fwstore.plan.box import Box
+from fwstore.sched import collection_paused
 
 _MAPS = (dict, OrderedDict)
 _REAL = ("float", "bfloat")
@@ -188,28 +189,49 @@ def _prune(value: Any, kept: set[TensorPath], path: tuple[Any, ...]) -> Any:
 
 def load_into(access: Access, manifest: Manifest, into: Any, selection: Selection) -> Any:
     """Fill the tensors of a state in place and replace its plain values by the saved ones."""
-    skeleton, tensors = flatten(into, access.adapters)
     saved = {info.path: info for info in manifest.tensors() if not is_reserved(info.path)}
-    described = {p: Described(*access.adapters.form(p, v)) for p, v in tensors.items()}
-    wanted = {path: described[slot.alias or path] for path, slot in tensor_slots(skeleton)}
-    sources = fill_once(
-        _pair(saved, wanted, selection),
-        {path: slot.alias or path for path, slot in tensor_slots(skeleton)},
-        saved,
-        lambda one, other: same_content(access, manifest, one, other),
-    )
-    fills = []
-    for target, source in sources.items():
-        adapter = access.adapters.owner(tensors[target])
-        value = adapter.materialise(tensors[target])
-        if value is not tensors[target]:
-            _replace(into, skeleton, target, value)
-        shard = access.adapters.describe(target, value, writable=True)
-        fills.append(Fill(source, saved[source].dtype, shard, adapter))
+    skeleton, tensors = flatten(into, access.adapters)
+    with collection_paused():
+        sources = _sources(access, manifest, saved, (skeleton, tensors), selection)
+        fills = [
+            _destination(access, into, skeleton, target, tensors[target], saved[source])
+            for target, source in sources.items()
+        ]
     fill(access, manifest, fills)
     if selection.only is None and selection.rename is None:
         _take_plain(into, skeleton, revived(access, load_skeleton(access, manifest)))
     return into
+
+
+def _sources(
+    access: Access,
+    manifest: Manifest,
+    saved: Mapping[TensorPath, TensorInfo],
+    flat: tuple[Any, Mapping[TensorPath, Any]],
+    selection: Selection,
+) -> dict[TensorPath, TensorPath]:
+    """Return for every tensor of a flattened destination that is filled the saved one that fills it."""
+    skeleton, tensors = flat
+    first_of = {path: slot.alias or path for path, slot in tensor_slots(skeleton)}
+    described = {p: Described(*access.adapters.form(p, v)) for p, v in tensors.items()}
+    return fill_once(
+        _pair(saved, {path: described[first] for path, first in first_of.items()}, selection),
+        first_of,
+        saved,
+        lambda one, other: same_content(access, manifest, one, other),
+    )
+
+
+def _destination(
+    access: Access, into: Any, skeleton: Any, target: TensorPath, tensor: Any, saved: TensorInfo
+) -> Fill:
+    """Return the memory that a saved tensor fills, made first where there is none yet."""
+    adapter = access.adapters.owner(tensor)
+    value = adapter.materialise(tensor)
+    if value is not tensor:
+        _replace(into, skeleton, target, value)
+    shard = access.adapters.describe(target, value, writable=True)
+    return Fill(saved.path, saved.dtype, shard, adapter)
 
 
 def _replace(into: Any, skeleton: Any, target: TensorPath, value: Any) -> None:

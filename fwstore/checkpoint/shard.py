@@ -6,7 +6,6 @@ integers of the element's size, so the layers below move bytes and never interpr
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -123,6 +122,8 @@ class Shard:
 
     def with_layout(self, layout: Layout) -> Shard:
         """Return the same shard with another layout; what was checked is not checked again."""
-        found = copy.copy(self)
+        found = object.__new__(Shard)
+        for name in Shard.__slots__:
+            object.__setattr__(found, name, getattr(self, name))
         object.__setattr__(found, "layout", layout)
         return found

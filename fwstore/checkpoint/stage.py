@@ -6,9 +6,11 @@ that is skipped had, at that moment, the XXH3-128 of the chunk that its referenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +19,15 @@ from fwstore.base.errors import LimitExceeded
 from fwstore.checkpoint.segments import Segment
 from fwstore.checkpoint.shard import Piece
 from fwstore.codec.hashing import xxh3_128
-from fwstore.sched.buffers import BufferPool, Lease
+from fwstore.sched.buffers import BufferPool
+from fwstore.sched.locks import Lock
 from fwstore.sched.runtime import Runtime
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-_COPY_BYTES = 8 << 20
+_BATCH_BYTES = 8 << 20
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class StagedSegment:
     Attributes:
         segment: Which chunks.
         memory: Their raw bytes, one after the other.
-        release: Gives the memory back; to be called once, when the bytes are in a pack.
+        release: Gives the memory back, when the bytes are in a pack; a second call does nothing.
     """
 
     segment: Segment
@@ -84,21 +88,64 @@ def stage(
     Raises:
         LimitExceeded: There is no memory for the copies; none is held back.
     """
-    leases: list[Lease] = []
+    copies: list[_Copy] = []
     try:
         with _copying(sum(segment.size_bytes for segment, _ in work)):
-            for segment, _ in work:
-                leases.append(pool.lease(segment.size_bytes))
-            jobs = list(_copy_jobs(work, leases))
-            runtime.scheduler.map(_run, jobs)
+            for batch in _batches(work):
+                # One by one: what was leased before a failure must be given back.
+                copies.append(_Copy(batch, pool))  # noqa: PERF401
+            runtime.scheduler.map(_Copy.run, copies)
     except BaseException:
-        for lease in leases:
-            lease.release()
+        for copy in copies:
+            copy.lease.release()
         raise
-    return [
-        StagedSegment(segment, lease.memory, lease.release)
-        for (segment, _), lease in zip(work, leases, strict=True)
-    ]
+    return [staged for copy in copies for staged in copy.staged()]
+
+
+def _batches(work: Iterable[tuple[Segment, Piece]]) -> Iterator[list[tuple[Segment, Piece]]]:
+    """Yield consecutive segments of about equal bytes together, so that threads end together."""
+    batch: list[tuple[Segment, Piece]] = []
+    size = 0
+    for segment, piece in work:
+        batch.append((segment, piece))
+        size += segment.size_bytes
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Copy:
+    """Segments that are copied by one thread into one lease, which ends with the last of them."""
+
+    def __init__(self, work: Sequence[tuple[Segment, Piece]], pool: BufferPool) -> None:
+        self._work = work
+        sizes = [-(-segment.size_bytes // _ALIGNMENT) * _ALIGNMENT for segment, _ in work]
+        self._starts = list(accumulate(sizes, initial=0))
+        self.lease = pool.lease(self._starts[-1])
+        self._lock = Lock()
+        self._living = set(range(len(work)))
+
+    def run(self) -> None:
+        """Copy the bytes of all segments."""
+        memory = np.frombuffer(self.lease.memory, np.uint8)
+        for (segment, piece), start in zip(self._work, self._starts, strict=False):
+            copy_segment(segment, piece, memory[start : start + segment.size_bytes])
+
+    def staged(self) -> Iterator[StagedSegment]:
+        """Yield the segments."""
+        memory = self.lease.memory
+        for number, ((segment, _), start) in enumerate(zip(self._work, self._starts, strict=False)):
+            part = memory[start : start + segment.size_bytes]
+            yield StagedSegment(segment, part, partial(self._release, number))
+
+    def _release(self, number: int) -> None:
+        with self._lock:
+            self._living.discard(number)
+            ended = not self._living
+        if ended:
+            self.lease.release()
 
 
 @contextmanager
@@ -113,49 +160,27 @@ def _copying(size_bytes: int) -> Iterator[None]:
         ) from error
 
 
-def _run(jobs: Sequence[Callable[[], None]]) -> None:
-    for job in jobs:
-        job()
-
-
-def _copy_jobs(
-    work: Sequence[tuple[Segment, Piece]], leases: Sequence[Lease]
-) -> Iterator[list[Callable[[], None]]]:
-    """Yield batches of copies of about equal bytes, so that threads end together."""
-    batch: list[Callable[[], None]] = []
-    size = 0
-    for (segment, piece), lease in zip(work, leases, strict=True):
-        target = np.frombuffer(lease.memory, np.uint8)
-        batch.append(lambda s=segment, p=piece, t=target: copy_segment(s, p, t))  # type: ignore[misc]
-        size += segment.size_bytes
-        if size >= _COPY_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 def unchanged_chunks(
     work: Sequence[tuple[Segment, Piece]],
     digests: Mapping[int, npt.NDArray[np.uint8]],
     runtime: Runtime,
-) -> list[Mask]:
-    """Return for every segment which chunks still have the digest that they were stored with.
+) -> dict[int, Mask]:
+    """Return which chunks still have the digest that they were stored with.
 
     Args:
         work: The segments and the pieces that hold them.
         digests: By position in `work`, the XXH3-128 of every chunk as stored raw, shape (chunks, 16);
             segments without an entry are not compared.
         runtime: Its scheduler runs the hashing.
+
+    Returns:
+        A mask of chunks for every position in `digests`.
     """
 
     def compare(position: int) -> Mask:
-        segment, piece = work[position]
-        if position not in digests:
-            return np.zeros(len(segment.chunks), np.bool_)
-        return _equal(segment, piece, digests[position])
+        return _equal(*work[position], digests[position])
 
-    return runtime.scheduler.map(compare, range(len(work)))
+    return dict(zip(digests, runtime.scheduler.map(compare, list(digests)), strict=True))
 
 
 def _equal(segment: Segment, piece: Piece, expected: npt.NDArray[np.uint8]) -> Mask:

@@ -30,7 +30,7 @@ from fwstore.content.wants import Destination, Request
 from fwstore.format.footer import Footer
 from fwstore.format.paths import TensorPath
 from fwstore.plan.box import Box
-from fwstore.sched import Budget, BufferPool
+from fwstore.sched import Budget, BufferPool, collection_paused
 
 # Bytes are hashed while they are still in the cache of the core that read them.
 _LOCAL_BYTES = 4 << 20
@@ -98,13 +98,15 @@ class ContentReader:
             Corrupt: A chunk is damaged and no store has it whole; tensor, chunk, pack and store are named.
             Unavailable: A store does not answer.
         """
-        units = [
-            _Unit(path, rows, piece)
-            for path, pieces in wanted
-            for rows in [manifest.rows(path)]
-            for piece in pieces
-        ]
-        runs = self._plan_runs(manifest, units)
+        with collection_paused():
+            units = [
+                _Unit(path, rows, piece)
+                for path, pieces in wanted
+                for rows in [manifest.rows(path)]
+                for piece in pieces
+            ]
+            runs = self._plan_runs(units)
+        runs = self._fit(manifest, runs)
         fit = {run.want for run in runs}
         rest = [
             plan_tensor(unit.path, unit.rows, pieces)
@@ -118,7 +120,7 @@ class ContentReader:
         self._chunks.read(manifest, [plan_tensor(u.path, u.rows, [u.piece]) for u in damaged])
         return _statistics([*requests, *others])
 
-    def _plan_runs(self, manifest: Manifest, units: Sequence[_Unit]) -> list[FlatRun]:
+    def _plan_runs(self, units: Sequence[_Unit]) -> list[FlatRun]:
         """Return the runs of those pieces that can be read by runs."""
         remote = self._origin.stores[0].capabilities.remote
         runs: list[FlatRun] = []
@@ -126,6 +128,10 @@ class ContentReader:
             # The edges of a piece are requests of their own, which a remote store does not forgive.
             if not (remote and edges(unit.rows, unit.piece.box)):
                 runs += plan_flat_runs(number, unit.rows, unit.piece)
+        return runs
+
+    def _fit(self, manifest: Manifest, runs: Sequence[FlatRun]) -> list[FlatRun]:
+        """Return the runs of pieces whose chunks are plain and wanted once."""
         unfit = {
             want
             for _, footer, here in self._by_pack(manifest, runs)

@@ -14,6 +14,8 @@ TensorPath = tuple[str | int, ...]
 
 PATH_BYTES_MAX = 4096
 
+_KEY_TYPES = frozenset({str, int})
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[str | int, ...])
 
@@ -24,7 +26,7 @@ def encode_path(path: TensorPath) -> bytes:
     Raises:
         InvalidInput: The path is empty, too long, or has a key that is neither text nor integer.
     """
-    if not path or not all(type(key) in (str, int) for key in path):
+    if not path or not _KEY_TYPES.issuperset(map(type, path)):
         raise InvalidInput(
             f"{path!r} is not a tensor path: it must be a non-empty tuple of str and int"
         )

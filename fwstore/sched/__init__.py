@@ -6,6 +6,7 @@ production and inline, one operation after the other, in simulation.
 
 from fwstore.sched.budget import Budget
 from fwstore.sched.buffers import BufferPool, Lease, PoolStatistics
+from fwstore.sched.collector import collection_paused
 from fwstore.sched.inline import InlineScheduler
 from fwstore.sched.locks import Condition, Lock, renew_after_fork
 from fwstore.sched.retry import retry
@@ -25,6 +26,7 @@ __all__ = [
     "Runtime",
     "Scheduler",
     "ThreadScheduler",
+    "collection_paused",
     "renew_after_fork",
     "retry",
     "system_runtime",
