@@ -75,14 +75,15 @@ def collect_all(
     Raises:
         NotFound: A run that was named does not exist.
     """
-    # Lenders come behind those who borrow from them, so that what is given back is freed at once.
-    accesses = sorted(lineages(repository, names), key=_borrowers)
+    accesses = _lenders_last(list(lineages(repository, names)))
     actions: list[CollectedAction] = []
     freed = kept = 0
     dry_run = False
+    returned: frozenset[str] = frozenset()
     for number, access in enumerate(accesses):
         garbage: list[Garbage] = []
-        report = collect(access.log, options(garbage.append))
+        report = collect(access.log, replace(options(garbage.append), returned=returned))
+        returned |= report.pins_returned
         name, dry_run = access.keys.name, report.dry_run
         actions += _actions(name, report, garbage)
         freed += sum(g.size for g in garbage) if dry_run else report.bytes_deleted
@@ -96,9 +97,34 @@ def collect_all(
     )
 
 
-def _borrowers(access: Access) -> int:
+def _lenders_last(accesses: Sequence[Access]) -> list[Access]:
+    """Return lineages behind those that borrow from them, so that what is given back is freed at once."""
+    by_label = {access.keys.label: access for access in accesses}
+    borrowers = {label: _borrowers(access) & by_label.keys() for label, access in by_label.items()}
+    ordered: dict[str, Access] = {}
+    met: set[str] = set()
+    for label in by_label:
+        path = [label]
+        while path:
+            met.add(path[-1])
+            # Two may borrow from each other; then one of them has to be first.
+            ahead = sorted(borrowers[path[-1]] - met)
+            if ahead:
+                path += ahead
+            else:
+                last = path.pop()
+                ordered.setdefault(last, by_label[last])
+    return list(ordered.values())
+
+
+def _borrowers(access: Access) -> set[str]:
     pins = tuple(access.log.refresh().pins.values())
-    return len({pin.borrower for pin in pins if pin.borrower is not None})
+    return {pin.borrower for pin in pins if pin.borrower is not None}
+
+
+def _borrowers(access: Access) -> list[str]:
+    pins = tuple(access.log.refresh().pins.values())
+    return sorted({pin.borrower for pin in pins if pin.borrower is not None})
 
 
 def verify_all(

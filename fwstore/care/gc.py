@@ -6,7 +6,7 @@ section 2 of docs/spec/garbage.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fwstore.care.orphans import (
@@ -53,6 +53,7 @@ class GcOptions:
         tails_s: Age at which snapshots beside the canonical chain expire.
         explain: Called for every key that is garbage.
         open_log: Opens the log of another lineage by its label: one that lent or borrowed packs.
+        returned: Pins that a dry run takes as lifted, because collections of borrowers would have done so.
     """
 
     keep: Keep | None = None
@@ -62,6 +63,7 @@ class GcOptions:
     tails_s: float = TAILS_S
     explain: Explain = lambda _: None
     open_log: OpenLog = lambda _: None
+    returned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class GcReport:
         expired: Snapshots that are no longer offered, with why.
         garbage: What was found to be garbage, by group.
         pins_lifted: Pins of bases and of borrowers that had served.
+        pins_returned: Pins in other lineages that a dry run found to be needed no more.
         objects_deleted: Keys deleted by this call, also of earlier lists.
         bytes_deleted: Their bytes as they were when condemned.
     """
@@ -104,6 +107,7 @@ class GcReport:
     expired: tuple[Verdict, ...]
     garbage: tuple[GarbageLine, ...]
     pins_lifted: int
+    pins_returned: frozenset[str]
     objects_deleted: int
     bytes_deleted: int
 
@@ -131,6 +135,7 @@ class _Collection:
         self._lines: dict[tuple[str, int, int], tuple[set[str], int, int]] = {}
         self._objects = 0
         self._bytes = 0
+        self._returned: frozenset[str] = frozenset()
 
     def run(self) -> GcReport:
         fold = self._log.refresh()
@@ -144,6 +149,7 @@ class _Collection:
             expired=plan.expired,
             garbage=self._garbage_lines(),
             pins_lifted=len(pins),
+            pins_returned=self._returned,
             objects_deleted=self._objects,
             bytes_deleted=self._bytes,
         )
@@ -174,14 +180,18 @@ class _Collection:
         return plan
 
     def _preview(self, fold: Fold, pins: Sequence[PinEntry]) -> RetentionPlan:
-        lifted = fold.imagine(without_pins=[pin.pin for pin in pins], expired=())
+        gone = [*(pin.pin for pin in pins), *self._options.returned]
+        lifted = fold.imagine(without_pins=gone, expired=())
         plan = self._plan(lifted)
         imagined = lifted.imagine(without_pins=(), expired=[v.id for v in plan.expired])
         survey = Survey(self._log)
-        for given in survey.batches(survey.given_up(imagined)):
+        ending = survey.given_up(imagined)
+        for given in survey.batches(ending):
             garbage = survey.mark(imagined, given)
             self._count(garbage)
             survey.skip(garbage)
+        borrowed = self._borrowed(imagined, ending)
+        self._returned = frozenset(pin.pin for _, pins in borrowed for pin in pins)
         if self._options.orphans:
             for given in find_orphans(self._log, imagined):
                 self._count(_renamed(late_copies(survey, imagined, given), LATE_COPY))
@@ -191,10 +201,17 @@ class _Collection:
 
     def _return_borrowed(self, ending: Sequence[SnapshotEntry]) -> None:
         """Lift pins in other lineages that only the ending snapshots needed."""
+        for donor, pins in self._borrowed(self._log.fold, ending):
+            lift_pins(donor, pins)
+
+    def _borrowed(
+        self, fold: Fold, ending: Sequence[SnapshotEntry]
+    ) -> Iterator[tuple[Log, list[PinEntry]]]:
+        """Yield logs of other lineages and the pins there that only the ending snapshots need."""
         for label in {foreign.label for entry in ending for foreign in entry.foreign}:
             donor = self._options.open_log(label)
             if donor is not None:
-                lift_pins(donor, returned_pins(donor.refresh(), self._log.fold, ending))
+                yield donor, returned_pins(donor.refresh(), fold, ending)
 
     def _sweep(self, survey: Survey) -> None:
         """Delete what is condemned and not yet swept, whoever condemned it."""

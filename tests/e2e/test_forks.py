@@ -66,3 +66,50 @@ def test_a_run_that_has_saved_is_not_forked_over() -> None:
         with pytest.raises(fwstore.AlreadyExists, match="choose another"):
             repository.run("base").fork("other")
         assert [c.step for c in repository.run("other").checkpoints()] == [1]
+
+
+def freed(repository: fwstore.Repository, keep: fwstore.Keep) -> int:
+    """Collect, and hold the dry run before it to every action and byte."""
+    plan = repository.gc(keep=keep, dry_run=True)
+    done = repository.gc(keep=keep)
+    assert set(plan.actions) == set(done.actions)
+    assert plan.bytes_freed == done.bytes_freed
+    assert repository.gc(keep=keep).bytes_freed == 0
+    return done.bytes_freed
+
+
+def test_a_dry_run_explains_what_lenders_get_back() -> None:
+    store, keep = make_store(), fwstore.Keep(last=1)
+    with process(store, 1) as repository:
+        save(repository, "base", 0, 1, 2, 3)
+        repository.run("base").fork("one", at=1)
+        repository.run("base").fork("two", at=2)
+        repository.run("two").fork("three")
+        save(repository, "one", 2)
+        assert freed(repository, keep) > 0
+        assert [c.step for c in repository.run("base").checkpoints()] == [1, 2, 3]
+        repository.run("two").delete()
+        # Its manifest: the bytes are still borrowed by the third.
+        manifest = freed(repository, keep)
+        repository.run("three").delete()
+        assert freed(repository, keep) > 2 * manifest
+        assert [c.step for c in repository.run("base").checkpoints()] == [1, 3]
+        repository.run("one").delete()
+        assert freed(repository, keep) > 2 * manifest
+        assert [c.step for c in repository.run("base").checkpoints()] == [3]
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("c", "b", "a"), ("b", "c", "a")])
+def test_a_chain_of_lenders_gets_everything_back_at_once(names: tuple[str, str, str]) -> None:
+    """Each borrows from the one before alone, so that nothing but the chain tells the order."""
+    store, keep = make_store(), fwstore.Keep(last=1)
+    with process(store, 1) as repository:
+        for number, name in enumerate(names):
+            if number:
+                repository.run(names[number - 1]).fork(name)
+            with repository.run(name).writer() as writer:
+                writer.save(number + 1, {"w": np.full(1000, number)}).result()
+        for name in names:
+            repository.run(name).delete()
+        freed(repository, keep)
+        assert not keys_under(store, "packs/")
