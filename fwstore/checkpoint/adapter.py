@@ -97,10 +97,6 @@ class NumpyAdapter:
         """Return the whole array as one piece."""
         if writable and not value.flags.writeable:
             raise InvalidInput("a read-only numpy array cannot be loaded into")
-        if writable and _overlaps_itself(value.shape, value.strides):
-            raise InvalidInput(
-                "a broadcast numpy array cannot be loaded into: its elements share memory"
-            )
         return Shard(value.dtype.name, value.shape, (Piece(Box.whole(value.shape), value),))
 
     def form(self, value: Any) -> tuple[str, tuple[int, ...]]:
@@ -223,7 +219,10 @@ class Adapters:
             InvalidInput: It cannot be saved, or loaded into; the path is named.
         """
         try:
-            return self.owner(value).describe(value, writable=writable)
+            shard = self.owner(value).describe(value, writable=writable)
+            if writable:
+                _refuse_overlaps(shard)
+            return shard
         except InvalidInput as error:
             raise _named(path, error) from error
 
@@ -292,10 +291,25 @@ def _is_stored_dtype(dtype: np.dtype[Any]) -> bool:
     return dtype.name in ITEMSIZE and dtype.isnative and not dtype.hasobject
 
 
-def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    # An array without elements may have any strides; numpy gives it zeros.
-    repeats = any(size > 1 and stride == 0 for size, stride in zip(shape, strides, strict=True))
-    return repeats and 0 not in shape
+def _refuse_overlaps(shard: Shard) -> None:
+    for piece in shard.pieces:
+        if isinstance(piece.array, np.ndarray) and _may_overlap(piece.array):
+            raise InvalidInput(
+                "memory that stands for several elements cannot be loaded into; load into a copy"
+            )
+
+
+def _may_overlap(array: np.ndarray[Any, Any]) -> bool:
+    """Return whether elements share memory; true of some odd strides whose elements only interleave."""
+    if array.flags.c_contiguous or not array.size:
+        return False
+    reach = 0
+    for stride, size in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if size > 1:
+            if stride < reach + array.itemsize:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def refuse_bare(value: Any) -> UnsupportedValue:

@@ -68,18 +68,18 @@ def test_what_numpy_owns() -> None:
 
 
 def test_destinations_that_share_or_forbid_writing_are_refused() -> None:
-    adapter = NumpyAdapter()
+    adapters = Adapters()
     fixed = np.ones(2)
     fixed.flags.writeable = False
     spread = np.lib.stride_tricks.as_strided(np.ones(2), (2, 2), (0, 8))
     for array in (fixed, spread):
-        adapter.describe(array)
-        with pytest.raises(InvalidInput):
-            adapter.describe(array, writable=True)
+        adapters.describe(("a",), array)
+        with pytest.raises(InvalidInput, match="a: "):
+            adapters.describe(("a",), array, writable=True)
 
 
 def test_an_empty_array_is_a_destination() -> None:
-    assert NumpyAdapter().describe(np.empty((0, 3)), writable=True).shape == (0, 3)
+    assert Adapters().describe(("a",), np.empty((0, 3)), writable=True).shape == (0, 3)
 
 
 def test_dtypes_that_numpy_lacks_are_named() -> None:

@@ -31,14 +31,27 @@ def test_destinations_of_any_geometry_are_filled_in_place(run: fwstore.Run) -> N
     assert (frames["plain"][::2, ::2, ::2] == 1).all()
 
 
-def test_arrays_that_cannot_be_filled_are_refused_before_a_byte_is_read(run: fwstore.Run) -> None:
+@pytest.mark.parametrize("strides", [(0, 8), (8, 8), (16, 8), (8, 4), (-8, 8)])
+def test_arrays_that_cannot_be_filled_are_refused_before_a_byte_is_read(
+    run: fwstore.Run, strides: tuple[int, int]
+) -> None:
     checkpoint = save(run, {"a": np.ones(3), "b": np.ones((2, 3))})
-    first = np.zeros(3)
-    with pytest.raises(InvalidInput, match="broadcast"):
-        checkpoint.load(
-            into={"a": first, "b": np.lib.stride_tricks.as_strided(np.zeros(3), (2, 3), (0, 8))}
-        )
+    first, shared = np.zeros(3), np.zeros(9)[3:]
+    view = np.lib.stride_tricks.as_strided(shared, (2, 3), strides)
+    for second in (view, Shard("float64", (2, 3), (Piece(Box.whole((2, 3)), view),))):
+        with pytest.raises(InvalidInput, match=r"b: memory that stands for several elements"):
+            checkpoint.load(into={"a": first, "b": second})
     assert not first.any()
+
+
+@pytest.mark.parametrize("strides", [(8, 16), (32, 8), (-24, -8), (8, -16), (72, 24)])
+def test_strides_in_any_order_and_direction_are_filled(
+    run: fwstore.Run, strides: tuple[int, int]
+) -> None:
+    checkpoint = save(run, {"b": np.arange(6.0).reshape(2, 3)})
+    view = np.lib.stride_tricks.as_strided(np.zeros(40)[15:], (2, 3), strides)
+    checkpoint.load(into={"b": view})
+    assert np.array_equal(view, np.arange(6.0).reshape(2, 3))
 
 
 def test_ties_load_into_separate_arrays_and_into_other_ties(run: fwstore.Run) -> None:

@@ -292,9 +292,10 @@ def test_tensors_without_plain_memory_are_named(run: fwstore.Run, value: torch.T
 
 
 def test_destinations_that_share_memory_are_named(run: fwstore.Run) -> None:
-    checkpoint = save(run, {"deep": [torch.ones(3)]})
-    with pytest.raises(InvalidInput, match="deep/0"):
-        checkpoint.load(into={"deep": [torch.ones(1).expand(3)]})
+    checkpoint = save(run, {"deep": [torch.ones(3, 2)]})
+    for shared in (torch.ones(1, 1).expand(3, 2), torch.ones(4).as_strided((3, 2), (1, 1))):
+        with pytest.raises(InvalidInput, match="deep/0"):
+            checkpoint.load(into={"deep": [shared]})
 
 
 def test_tensors_may_change_as_soon_as_save_returns(run: fwstore.Run) -> None:
