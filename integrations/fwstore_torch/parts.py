@@ -170,7 +170,9 @@ def _names_for(name: str, optimizer: Optimizer, models: Mapping[str, ModelPart])
 
 
 def _is_per_rank(part: Any) -> bool:
-    return isinstance(part, PerRank) or type(part).__module__.partition(".")[0] == "torchdata"
+    # Loaders of one's own derive from those of torchdata.
+    kinds = {kind.__module__.partition(".")[0] for kind in type(part).__mro__}
+    return isinstance(part, PerRank) or "torchdata" in kinds
 
 
 def _per_rank(part: Any) -> PerRank:

@@ -1,10 +1,12 @@
 """Signals that ask a job to stop.
 
-Invariant: a handler only remembers the number of the signal; nothing is sent, locked or allocated inside.
+Invariant: a handler only remembers the number of the signal; nothing is sent, locked or allocated inside. A
+process that was forked meanwhile asks nobody to stop, and dies of SIGTERM as it would have without the handler.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -39,6 +41,7 @@ class SignalWatch:
 
     def __init__(self, signals: Sequence[int], notice: Callable[[int], None]) -> None:
         self._notice = notice
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
         # Python delivers signals to the main thread only; elsewhere handlers cannot be set.
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +49,13 @@ class SignalWatch:
                 self._before[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signature of handlers
-        self._notice(number)
+        if os.getpid() == self._process:
+            self._notice(number)
+        elif number == signal.SIGTERM:
+            # This is how a pool or a loader ends its workers, and then it waits for them. Other signals go to
+            # all processes of a job; the workers go on, so that the step can be done and saved.
+            self.close()
+            signal.raise_signal(number)
 
     def close(self) -> None:
         """Put the earlier handlers back; a second call does nothing."""

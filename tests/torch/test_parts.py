@@ -288,6 +288,15 @@ def test_parts_of_each_rank_need_a_rule_for_other_worlds() -> None:
     assert own["loader"].state() == {"position": 12}
 
 
+def test_loaders_of_torchdata_and_those_derived_from_them_differ_from_rank_to_rank() -> None:
+    theirs = type("StatefulDataLoader", (Loader,), {"__module__": "torchdata.stateful_dataloader"})
+    derived = type("Mine", (theirs,), {"__module__": "trainer"})
+    for kind in (theirs, derived):
+        shared, own = make_parts({"loader": kind(3)})
+        assert not shared
+        assert own["loader"].state() == {"position": 3}
+
+
 def test_a_scheduler_with_a_function_is_named_by_its_key() -> None:
     class Odd(Loader):
         def state_dict(self) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+from typing import Any
 
 from fwstore_torch.signals import SignalWatch, StopTraining
 
@@ -19,6 +21,27 @@ def test_signals_are_noticed_and_handlers_put_back() -> None:
     watch.close()
     assert seen == [signal.SIGUSR1, signal.SIGUSR1]
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def _wait_for_signals(ready: Any, seen: list[int]) -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    ready.send(seen)
+    threading.Event().wait(60.0)
+
+
+def test_a_forked_worker_outlives_the_stop_of_its_job_and_dies_when_it_is_terminated() -> None:
+    fork = multiprocessing.get_context("fork")
+    seen: list[int] = []
+    watch = SignalWatch([signal.SIGUSR1, signal.SIGTERM], seen.append)
+    here, there = fork.Pipe()
+    worker = fork.Process(target=_wait_for_signals, args=(there, seen), daemon=True)
+    worker.start()
+    assert here.poll(30.0)
+    assert here.recv() == []
+    worker.terminate()
+    worker.join(30.0)
+    assert worker.exitcode == -signal.SIGTERM
+    watch.close()
 
 
 def test_other_threads_set_no_handlers() -> None:
