@@ -233,11 +233,11 @@ class DirectoryStore:
         self._folders.forget(parts)
         return act(self._folders.find(parts))
 
-    def _made(self, parts: Parts, act: Callable[[Folder], T]) -> T:
+    def _made(self, parts: Parts, act: Callable[[Folder], T], *, durable: bool = True) -> T:
         """Act in a directory that is made when it is absent."""
         for _ in range(_ATTEMPTS_MAX):
             try:
-                return act(self._folders.make(parts))
+                return act(self._folders.make(parts, durable=durable))
             except NotADirectoryError as error:
                 path = "/".join(parts)
                 raise InvalidInput(
@@ -260,7 +260,8 @@ class DirectoryStore:
                 folder, name, os.open(name, CREATE_FLAGS, 0o666, dir_fd=folder.descriptor)
             )
 
-        return self._made(_TEMPORARY, create)
+        # What stands there is acknowledged nowhere: a power loss may take the directory and all.
+        return self._made(_TEMPORARY, create, durable=False)
 
     def _publish(self, temporary: _Temporary, parts: Parts, mode: Mode) -> None:
         """Flush a temporary file, give it its name and flush the directory."""

@@ -2,7 +2,8 @@
 
 Invariant: `make` returns a directory whose whole chain of names, up to and including the root, was
 flushed to disk while this process held it open; so an object linked into it survives a power loss
-once the directory itself is flushed. A root that was there once is never made again: where it is gone, a
+once the directory itself is flushed. A name that was flushed is flushed again only when it leads from
+another directory or to another one. A root that was there once is never made again: where it is gone, a
 file system is not mounted or somebody removed the store, and what is written there would be lost.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from fwstore.base.errors import Unavailable
 from fwstore.format.keys import SITE_KEY
+from fwstore.sched import Lock
 from fwstore.store.posix import FOLDER_FLAGS, flush_folder
 
 _OPEN_MAX = 128
@@ -58,6 +60,10 @@ class Folders:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._open: dict[Parts, Folder] = {}
+        # Which directory held the flushed name of which; both are kept open, see `Folder`.
+        self._flushed: dict[Parts, tuple[Folder, Folder]] = {}
+        # Threads that make the same directory need one flush: the others wait for it.
+        self._making = Lock()
         # Kept open, so that its inode number means no other directory.
         self._first_root: Folder | None = None
 
@@ -72,17 +78,25 @@ class Folders:
             return known
         if not parts:
             return self._remember(parts, self._open_root())
-        parent = self.find(parts[:-1])
-        return self._remember(
-            parts, Folder(os.open(parts[-1], FOLDER_FLAGS, dir_fd=parent.descriptor))
-        )
+        return self._remember(parts, _open_child(self.find(parts[:-1]), parts[-1]))
 
-    def make(self, parts: Parts) -> Folder:
-        """Return a directory, made if needed, whose name is durable.
+    def make(self, parts: Parts, *, durable: bool = True) -> Folder:
+        """Return a directory, made if needed.
+
+        Args:
+            parts: Its path below the root.
+            durable: Its name must survive a power loss; the names above it do in any case.
 
         Raises:
             OSError: It cannot be made; also when another process removes it meanwhile.
         """
+        known = self._open.get(parts)
+        if known is not None and (known.durable or not durable):
+            return known
+        with self._making:
+            return self._make(parts, durable=durable)
+
+    def _make(self, parts: Parts, *, durable: bool = True) -> Folder:
         known = self._open.get(parts)
         if known is not None and known.durable:
             return known
@@ -91,13 +105,24 @@ class Folders:
                 _make_root(self._root)
             folder = self.find(parts)
         else:
-            parent = self.make(parts[:-1])
+            parent = self._make(parts[:-1])
             _make_child(parent, parts[-1])
-            folder = self.find(parts)
+            folder = _open_child(parent, parts[-1])
+            if durable:
+                self._flush_name(parts, parent, folder)
+            self._open.pop(parts, None)
+            self._remember(parts, folder)
+        folder.durable = durable
+        return folder
+
+    def _flush_name(self, parts: Parts, parent: Folder, folder: Folder) -> None:
+        before = self._flushed.get(parts)
+        if before is None or not (_is_still(before[0], parent) and _is_still(before[1], folder)):
             # Also when another process made it: that one may not have flushed its name yet.
             flush_folder(parent.descriptor)
-        folder.durable = True
-        return folder
+        if len(self._flushed) >= _OPEN_MAX:
+            self._flushed = {}
+        self._flushed[parts] = parent, folder
 
     def forget(self, parts: Parts) -> None:
         """Drop what is remembered of a directory and of those above it."""
@@ -107,6 +132,7 @@ class Folders:
     def forget_all(self) -> None:
         """Drop all that is remembered."""
         self._open = {}
+        self._flushed = {}
         self._first_root = None
 
     def _open_root(self) -> Folder:
@@ -138,6 +164,19 @@ def _same(left: Folder, right: Folder) -> bool:
     return os.path.samestat(os.fstat(left.descriptor), os.fstat(right.descriptor))
 
 
+def _is_still(before: Folder, now: Folder) -> bool:
+    """Return whether a directory that is opened again is the one that it was."""
+    if before is now:
+        return True
+    try:
+        old, new = os.fstat(before.descriptor), os.fstat(now.descriptor)
+    except OSError:
+        # ESTALE: another host removed it, and its inode number may stand for another directory there.
+        return False
+    # On a network file system an open descriptor does not keep the number; a newer directory has a newer time.
+    return os.path.samestat(old, new) and old.st_ctime_ns == new.st_ctime_ns
+
+
 def _is_repository(folder: Folder) -> bool:
     """Return whether a directory at the path of the root is the store, perhaps mounted again."""
     try:
@@ -145,6 +184,10 @@ def _is_repository(folder: Folder) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _open_child(parent: Folder, name: str) -> Folder:
+    return Folder(os.open(name, FOLDER_FLAGS, dir_fd=parent.descriptor))
 
 
 def _make_child(parent: Folder, name: str) -> None:
