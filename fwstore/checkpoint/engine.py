@@ -7,6 +7,7 @@ touches the store; neither makes anything visible.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +41,7 @@ from fwstore.content.contribution import contribution_of, encode_contribution
 from fwstore.content.manifest import Manifest
 from fwstore.content.places import Places, concat_places
 from fwstore.content.write import WriteRequest, Written, write_chunks
+from fwstore.format.dtypes import itemsize
 from fwstore.format.paths import TensorPath
 from fwstore.format.state import encode_state
 from fwstore.sched import BufferPool, collection_paused
@@ -132,6 +134,19 @@ class SaveEngine:
     def close(self) -> None:
         """Return staging memory to the system."""
         self._pool.trim()
+
+    def warm_up(self, state: Any) -> None:
+        """Touch in the background the memory into which such a state will be copied."""
+        adapters = self.session.access.adapters
+        _, tensors = flatten(state, adapters)
+        size = sum(
+            _share_bytes(adapters.describe(path, value), self.session.world_size)
+            for path, value in tensors.items()
+        )
+        runtime = self.session.access.runtime
+        limit = runtime.limits.staging_bytes
+        if not 0 < limit < size:
+            self._pool.prefault(size, runtime.scheduler)
 
     def prepare(self, request: SaveRequest, statistics: SaveStatistics) -> Prepared | None:
         """Read the caller's tensors: stage what changed, and note what did not.
@@ -377,6 +392,15 @@ class SaveEngine:
 class _Extra:
     shards: dict[TensorPath, Shard]
     inline_state: bytes | None
+
+
+def _share_bytes(shard: Shard, world_size: int) -> int:
+    """Return about how many bytes of a tensor a rank brings: replicas are divided among their holders."""
+    held = sum(piece.box.volume for piece in shard.pieces) * itemsize(shard.dtype)
+    if shard.layout is None:
+        return held // world_size
+    mesh = zip(shard.layout.mesh, shard.layout.placements, strict=True)
+    return held // math.prod(size for size, split in mesh if split is None)
 
 
 def _merge(prepared: Prepared, new: Places) -> Places:

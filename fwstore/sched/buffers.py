@@ -27,6 +27,7 @@ _PAGE_BYTES = 4096
 _HUGE_PAGE_BYTES = 2 * MIB
 _REGION_BYTES = 64 * MIB
 _TOUCH_BYTES = 4 * MIB
+_TOUCHING_MAX = 2
 
 
 def map_anonymous(size_bytes: int) -> memoryview:
@@ -110,6 +111,7 @@ class BufferPool:
         self._regions: list[_Region] = []
         self._leased_bytes = 0
         self._leases = 0
+        self._trims = 0
 
     def lease(self, size_bytes: int) -> Lease:
         """Return memory of at least one page, warm if any is free.
@@ -129,24 +131,29 @@ class BufferPool:
         return Lease(self, region.memory[offset : offset + size_bytes], (region, offset, length))
 
     def prefault(self, size_bytes: int, scheduler: Scheduler) -> list[Future[None]]:
-        """Map what is missing for leases of so many bytes and touch it in the background.
+        """Map what is missing for leases of so many bytes and touch it in the background, until `trim`.
 
         Returns:
-            One future per region being touched; leases need not wait for them.
+            Futures of what touches it; leases need not wait for them.
 
         Raises:
             LimitExceeded: The system gives no such memory.
         """
         with self._lock:
             missing = size_bytes - sum(region.free_bytes for region in self._regions)
-            cold = []
-            if missing > 0:
-                cold.append(self._map(missing))
-        return [scheduler.submit(self._touch, region) for region in cold]
+            if missing <= 0:
+                return []
+            region, trims = self._map(missing), self._trims
+        hands = min(_TOUCHING_MAX, scheduler.workers)
+        return [
+            scheduler.spawn("fwstore-prefault", self._touch, region, (hand, hands), trims)
+            for hand in range(hands)
+        ]
 
     def trim(self) -> None:
         """Return regions that nobody uses to the system."""
         with self._lock:
+            self._trims += 1
             self._regions = [region for region in self._regions if region.free_bytes < region.size]
 
     def statistics(self) -> PoolStatistics:
@@ -187,11 +194,15 @@ class BufferPool:
                 self._leases -= 1
                 self._leased_bytes -= length
 
-    def _touch(self, region: _Region) -> None:
-        for offset in range(0, region.size, _TOUCH_BYTES):
+    def _touch(self, region: _Region, share: tuple[int, int], trims: int) -> None:
+        """Write to every page of one share of a region, such as the first of two."""
+        number, shares = share
+        for offset in range(number * _TOUCH_BYTES, region.size, shares * _TOUCH_BYTES):
             length = min(_TOUCH_BYTES, region.size - offset)
             # The piece is taken while it is touched: writing into someone's lease would corrupt it.
             with self._lock:
+                if self._trims != trims:
+                    return
                 if not region.take_at(offset, length):
                     continue
             region.array[offset : offset + length] = 0

@@ -13,6 +13,8 @@ from typing import Any, Self, Unpack
 
 from fwstore import Checkpoint, FwstoreError, InvalidInput, Run, SaveHandle, Unavailable, Writer
 from fwstore_torch.failures import FailureLimit, tell
+from fwstore_torch.models import ModelPart
+from fwstore_torch.optimizers import OptimizerPart
 from fwstore_torch.options import SaverOptions, make_settings
 from fwstore_torch.parts import make_parts
 from fwstore_torch.restore import SAVER_KEY, Restore
@@ -76,6 +78,7 @@ class Saver:
         self._signals: SignalWatch | None = None
         self._handle: SaveHandle | None = None
         self._saved_at = time.monotonic()
+        self._warm = False
         self._next = 0
         self._last: int | None = None
         self._tried: int | None = None
@@ -171,6 +174,9 @@ class Saver:
             )
         if stop is not None:
             self._leave(step, stop, handle)
+        elif not self._warm:
+            # Only now is everything there that a save will copy: optimizers begin empty.
+            self._warm_up()
         return handle
 
     def save(
@@ -245,6 +251,15 @@ class Saver:
             self._wait_saved(time.monotonic() + self._settings.grace_s)
             self._let_go(patience_s=0.0)
 
+    def _warm_up(self) -> None:
+        self._warm = True
+        # Other parts are small, and their owners may not expect to be asked but for a save.
+        large = {n: p for n, p in self._shared.items() if isinstance(p, ModelPart | OptimizerPart)}
+        try:
+            self.writer.warm_up({name: part.state() for name, part in large.items()})
+        except FwstoreError as error:
+            tell(f"the first save will be slower than the others: {error}")
+
     def _is_timed_save_due(self) -> bool:
         every_s = self._settings.every_s
         return every_s > 0 and time.monotonic() - self._saved_at >= every_s
@@ -270,6 +285,7 @@ class Saver:
         self, step: int, metrics: Mapping[str, float] | None, position: Any, *, on_busy: Any
     ) -> SaveHandle:
         self._saved_at = time.monotonic()
+        self._warm = True
         self._tried = step
         handle = self.writer.save(
             step,

@@ -6,6 +6,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -489,3 +490,25 @@ def test_large_states_make_several_packs(url: str) -> None:
         assert len(sizes) > 4
         assert max(sizes) <= 1 << 20
         assert np.array_equal(checkpoint.load()["w"], array)
+
+
+def test_memory_is_made_ready_before_the_first_save(run: fwstore.Run) -> None:
+    state: dict[str, Any] = {"w": np.ones(3 << 20), "v": np.ones((1000, 1000))[:, ::2], "plain": 1}
+    with run.writer() as writer:
+        pool = writer._engine._pool
+        writer.warm_up(state)
+        mapped = pool.statistics().mapped_bytes
+        assert mapped >= state["w"].nbytes
+        checkpoint = writer.save(0, state).result(PATIENCE_S)
+        assert pool.statistics().mapped_bytes == mapped
+    assert checkpoint is not None
+    np.testing.assert_array_equal(checkpoint.load()["v"], state["v"])
+    with pytest.raises(InvalidInput, match="closed"):
+        writer.warm_up(state)
+
+
+def test_memory_beyond_what_may_be_staged_is_not_made_ready(tmp_path: Path) -> None:
+    limits = fwstore.Limits(staging_bytes=MIB)
+    with fwstore.open(str(tmp_path), limits=limits) as repo, repo.run("r").writer() as writer:
+        writer.warm_up({"w": np.ones(MIB)})
+        assert writer._engine._pool.statistics().mapped_bytes == 0

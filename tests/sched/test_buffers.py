@@ -112,7 +112,7 @@ def test_prefault_touches_only_what_is_free() -> None:
     futures = pool.prefault(70 * MIB, InlineScheduler())
     for future in futures:
         future.result()
-    pool._touch(pool._regions[0])
+    pool._touch(pool._regions[0], (0, 1), trims=0)
     assert bytes(lease.memory) == b"\x07" * lease.memory.nbytes
     lease.release()
     assert pool.statistics().mapped_bytes == 128 * MIB
@@ -133,6 +133,27 @@ def test_prefault_in_the_background_leaves_the_pool_whole() -> None:
         lease.release()
     assert all(region.free_bytes == region.size for region in pool._regions)
     scheduler.close()
+
+
+def test_every_page_is_touched_by_one_of_the_threads() -> None:
+    touched = bytearray(b"\xff" * 64 * MIB)
+    pool, scheduler = BufferPool(lambda _: memoryview(touched)), ThreadScheduler(2)
+    futures = pool.prefault(3 * MIB, scheduler)
+    assert len(futures) == 2
+    for future in futures:
+        future.result(20)
+    assert not any(touched[::4096])
+    scheduler.close()
+
+
+def test_touching_ends_when_memory_is_trimmed() -> None:
+    pool = BufferPool(lambda size: memoryview(bytearray(b"\xff" * size)))
+    lease = pool.lease(1)
+    pool.trim()
+    region = pool._regions[0]
+    pool._touch(region, (0, 1), trims=0)
+    assert region.memory[region.size - 1]
+    lease.release()
 
 
 def test_a_forked_child_starts_with_memory_of_its_own() -> None:

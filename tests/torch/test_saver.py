@@ -96,6 +96,29 @@ def test_steps_are_saved_when_due_and_at_the_end(repo: fwstore.Repository) -> No
         assert list(saver.steps(6)) == []
 
 
+def test_memory_for_the_first_save_is_made_ready_after_the_first_step(
+    repo: fwstore.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    warm_up = fwstore.Writer.warm_up
+
+    def noted(writer: fwstore.Writer, state: Any) -> None:
+        asked.append((sorted(state), len(state["optimizer"]["state"])))
+        warm_up(writer, state)
+
+    monkeypatch.setattr(fwstore.Writer, "warm_up", noted)
+    parts = make_parts()
+    with Saver(repo.run("r"), parts, every=3) as saver:
+        for _ in saver.steps(5):
+            train(parts)
+    assert asked == [(["model", "optimizer"], 2)]
+    with Saver(repo.run("s"), parts) as saver:
+        saver.resume()
+        saver.save(0)
+        saver.step(0)
+    assert len(asked) == 1
+
+
 def test_a_manual_loop_saves_on_request(repo: fwstore.Repository) -> None:
     parts = make_parts()
     saver = Saver(repo.run("job"), parts)
