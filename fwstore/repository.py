@@ -37,7 +37,7 @@ from fwstore.log.site import Site, create_site, open_site
 from fwstore.log.terms import Candidate, Term, take_term
 from fwstore.maintenance import CollectionReport, Progress, clean_uploads, collect_all, verify_all
 from fwstore.plan.mark import Garbage
-from fwstore.plan.retention import Keep
+from fwstore.plan.retention import Keep, check_keep
 from fwstore.run import Run
 from fwstore.sched import BufferPool, Runtime
 from fwstore.sched.runtime import system_runtime
@@ -163,6 +163,7 @@ class Repository:
         Raises:
             NotFound: The run or the repository does not exist.
         """
+        check_keep(keep)
         self._site()
 
         def options(explain: Callable[[Garbage], None]) -> GcOptions:

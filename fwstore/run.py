@@ -42,7 +42,7 @@ from fwstore.log.fold import Fold
 from fwstore.log.lineage import delete
 from fwstore.log.pins import pin, tag, unpin
 from fwstore.log.terms import Term
-from fwstore.plan.retention import Keep
+from fwstore.plan.retention import Keep, check_keep
 
 if TYPE_CHECKING:
     from fwstore.repository import Repository
@@ -98,6 +98,7 @@ class Run(RunHistory):
                 `references` is of another repository.
         """
         check_choice(codec)
+        check_keep(keep)
         borrowed = self._references(references or {}, bases)
         runtime = self._repository.runtime
         world = find_world(runtime, rank, world_size)

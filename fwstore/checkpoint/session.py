@@ -93,8 +93,10 @@ def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
         raise InvalidInput(f"metrics are numbers by name, such as {{'loss': 2.1}}, not {metrics!r}")
     found: dict[str, float] = {}
     for name, value in (metrics or {}).items():
+        # A loss of torch still carries its graph, and complains when it becomes a number with it.
+        detach = getattr(value, "detach", None)
         try:
-            number = float(value)
+            number = float(value if detach is None else detach())
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"metric {name!r} must be a number, not {value!r}") from error
         if type(name) is not str:

@@ -51,6 +51,16 @@ class Keep:
             )
 
 
+def check_keep(keep: object) -> None:
+    """Refuse what is neither a `Keep` nor None before anything rests on it.
+
+    Raises:
+        InvalidInput: It is something else, such as a number of checkpoints.
+    """
+    if keep is not None and not isinstance(keep, Keep):
+        raise InvalidInput(f"keep= takes a Keep such as Keep(last=3), not {keep!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A checkpoint and why it stays or goes."""

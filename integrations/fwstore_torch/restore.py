@@ -56,6 +56,12 @@ class Restore:
                 f"{checkpoint} lacks the parts {sorted(missing)}: resume(strict=False) leaves them as "
                 "they are"
             )
+        unwanted = _part_names(skeleton, about) - self.shared.keys() - self.own.keys()
+        if strict and unwanted:
+            raise InvalidInput(
+                f"{checkpoint} has the parts {sorted(unwanted)}, which this Saver lacks and would lose: add "
+                "them, or resume(strict=False) leaves them out"
+            )
         saved = _saved_parts(checkpoint, {name: skeleton[name] for name in names}, strict=strict)
         wanted = {name: self.shared[name].destination(saved[name]) for name in names}
         # What a part does not want was settled above; the rest must be filled to the last tensor.
@@ -92,6 +98,13 @@ class _OwnStates:
 
 def _own_names(about: Mapping[str, Any] | None) -> Sequence[str]:
     return () if about is None else about["per_rank"]
+
+
+def _part_names(skeleton: Mapping[str, Any], about: Mapping[str, Any] | None) -> set[str]:
+    """Return the parts that a Saver saved; what others saved beside a part is no part."""
+    if about is None:
+        return set()
+    return {*skeleton, *about["per_rank"]} - {SAVER_KEY, *about["frozen"]}
 
 
 def _saved_parts(

@@ -297,6 +297,7 @@ def test_a_directory_that_ranks_do_not_share_is_found_out_before_a_byte_is_lost(
         ({"rank": 1}, "give both rank= and world_size="),
         ({"rank": 0, "world_size": 2}, "needs a way to meet"),
         ({"codec": "lz4"}, "there is no codec 'lz4'; choose one of raw, zstd, auto"),
+        ({"keep": 3}, r"keep= takes a Keep such as Keep\(last=3\), not 3"),
     ],
 )
 def test_arguments_of_a_writer_are_checked_before_the_term_is_taken(
@@ -325,6 +326,14 @@ def test_a_verification_that_does_not_exist_is_invalid(
 ) -> None:
     with fwstore.open(place) as repository, pytest.raises(fwstore.InvalidInput):
         repository.verify(**options)
+
+
+def test_a_collection_by_something_else_than_a_rule_is_invalid(place: Path) -> None:
+    with (
+        fwstore.open(place) as repository,
+        pytest.raises(fwstore.InvalidInput, match="takes a Keep"),
+    ):
+        repository.gc(keep=3)  # type: ignore[arg-type]
 
 
 def test_what_is_kept_is_not_removed_and_says_by_what(run: fwstore.Run) -> None:

@@ -91,3 +91,35 @@ def test_a_resume_passes_over_a_damaged_base_also_where_warnings_are_errors(
         warnings.simplefilter("error")
         with Saver(again.run("job"), {"model": nn.Linear(2, 2)}) as saver:
             assert saver.resume() == 1
+
+
+def test_a_part_that_was_saved_and_is_not_asked_for_is_not_lost_in_silence(
+    repo: fwstore.Repository,
+) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    with Saver(repo.run("base"), {"model": nn.Linear(2, 2)}) as saver:
+        saver.resume()
+        saver.save(0)
+    frozen = {"reference": repo.run("base")[0]}
+    parts = {"model": model, "optimizer": optimizer}
+    with Saver(repo.run("job"), parts, frozen=frozen) as saver:
+        saver.resume()
+        saver.save(0)
+    with pytest.raises(
+        fwstore.InvalidInput, match=r"parts \['optimizer'\], which this Saver lacks"
+    ):
+        Saver(repo.run("job"), {"model": model}).resume()
+    assert Saver(repo.run("job"), {"model": model}).resume(strict=False) == 1
+    assert Saver(repo.run("job"), parts).resume() == 1
+
+
+def test_a_loss_may_carry_its_graph(repo: fwstore.Repository) -> None:
+    model, loss = nn.Linear(2, 2), torch.zeros(())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Saver(repo.run("job"), {"model": model}, every=1) as saver:
+            for step in saver.steps(2):
+                loss = model(torch.ones(2)).sum()
+                saver.step(step, metrics={"loss": loss})
+    assert repo.run("job").latest().metrics == {"loss": pytest.approx(loss.item())}
