@@ -1,73 +1,105 @@
-"""One measurement in a process of its own: ``python -m benchmarks.common.trial PEER FOLDER BYTES``.
+"""One measurement in a process of its own: ``python -m benchmarks.common.trial MODULE SUBJECT FOLDER BYTES SOCKET``.
 
-Prints one line of JSON: seconds until the tensors may change, until durable, and to load into existing
-tensors with a warm cache; the second save is the one that is measured, the first is reported beside it.
+Imports the script that asks the question and calls its `measure`; prints its figures as one line of JSON.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-import resource
 import sys
 import time
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from benchmarks.common.peers import PEERS, Peer, State
-from benchmarks.common.state import change, empty_like, make_state, same, size_of
+from benchmarks.common.backing import back_memory
+from benchmarks.common.state import State, empty_like, make_state, same
+from benchmarks.peers import PEERS
+from benchmarks.peers.base import Peer
+
+Figures = dict[str, float]
+_BUILD_SEED = 1
 
 
-def back_memory(size_bytes: int) -> None:
-    """Touch and free so much memory.
+@dataclass(frozen=True)
+class Trial:
+    """What one process measures.
 
-    A virtual machine may hand free pages back to its host after a few seconds, and touching them again then
-    runs at 0.5 GB/s for everybody. What follows within those seconds finds pages that are there.
+    Attributes:
+        subject: Whom.
+        folder: Empty, on the disk to measure, removed afterwards.
+        size_bytes: Of the state.
+        socket: Where the process listens that backs memory.
     """
-    torch.ones(size_bytes, dtype=torch.uint8)
+
+    subject: str
+    folder: Path
+    size_bytes: int
+    socket: Path
+
+    def state(self) -> State:
+        """Return a fresh state."""
+        return make_state(self.size_bytes)
+
+    def peer(self) -> Peer:
+        """Make the subject."""
+        return PEERS[self.subject].make(self.folder)
+
+    def prepared(self, state: State) -> Peer:
+        """Make the subject and tell it of the state; then pass the time that building a model takes."""
+        peer = self.peer()
+        peer.prepare(state)
+        make_state(self.size_bytes, _BUILD_SEED)
+        return peer
+
+    def save(self, peer: Peer, state: State, step: int) -> tuple[float, float]:
+        """Return the seconds until the tensors may change and until the save is durable."""
+        self.back_memory()
+        started = time.perf_counter()
+        wait = peer.save(state, step)
+        blocked = time.perf_counter() - started
+        wait()
+        return blocked, time.perf_counter() - started
+
+    def load(self, peer: Peer, state: State, step: int) -> float:
+        """Return the seconds to fill touched memory with what a step saved; every byte is compared."""
+        into = empty_like(state)
+        self.back_memory()
+        started = time.perf_counter()
+        peer.load(into, step)
+        seconds = time.perf_counter() - started
+        self.check(into, state)
+        return seconds
+
+    def check(self, loaded: State, saved: State) -> None:
+        """End the trial when a load did not give back what was saved."""
+        if not same(loaded, saved):
+            raise SystemExit(f"{self.subject} did not give back what it was given")
+
+    def back_memory(self) -> None:
+        """Have as much free memory backed by the host as a save or load may touch."""
+        back_memory(self.socket, self.size_bytes)
 
 
-def timed_save(peer: Peer, state: State, step: int) -> tuple[float, float]:
-    """Return the seconds until the tensors may change and until the save is durable."""
-    back_memory(size_of(state))
-    started = time.perf_counter()
-    wait = peer.save(state, step)
-    blocked = time.perf_counter() - started
-    wait()
-    return blocked, time.perf_counter() - started
+def versions(subject: str) -> str:
+    """Return name and version of the distribution behind a subject."""
+    adapter = PEERS.get(subject)
+    if adapter is None or not adapter.distribution:
+        return ""
+    return f"{adapter.distribution} {version(adapter.distribution)}"
 
 
 def main() -> None:
-    """Measure one peer."""
-    name, folder, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    """Measure one subject."""
+    module, subject, folder, size, socket = sys.argv[1:]
     torch.set_num_threads(2)
-    state = make_state(size)
-    folder.mkdir(parents=True, exist_ok=True)
-    peer = PEERS[name](folder)
-    first = timed_save(peer, state, 1)
-    change(state)
-    second = timed_save(peer, state, 2)
-    into = empty_like(state)
-    back_memory(size_of(state))
-    started = time.perf_counter()
-    peer.load(into, 2)
-    load = time.perf_counter() - started
-    if not same(state, into):
-        raise SystemExit(f"{name} did not give back what it was given")
-    peer.close()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    figures = {
-        "peer": name,
-        "state_bytes": size_of(state),
-        "first_blocked_s": first[0],
-        "first_durable_s": first[1],
-        "blocked_s": second[0],
-        "durable_s": second[1],
-        "load_s": load,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_rss_bytes": usage.ru_maxrss * 1024,
-    }
-    sys.stdout.write(json.dumps(figures) + "\n")
+    trial = Trial(subject, Path(folder), int(size), Path(socket))
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    figures: Figures = importlib.import_module(module).measure(trial)
+    print(json.dumps({"figures": figures, "version": versions(subject)}))
 
 
 if __name__ == "__main__":

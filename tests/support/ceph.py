@@ -99,11 +99,13 @@ class Gateway:
         endpoint: Its base URL.
         access_key: Of a user who may make buckets.
         secret_key: Of the same.
+        log: What it writes, a line per request among it.
     """
 
     endpoint: str
     access_key: str
     secret_key: str
+    log: Path
 
     @property
     def environment(self) -> dict[str, str]:
@@ -269,7 +271,8 @@ class _Cluster:
             )
         )
         key = user["keys"][0]
-        gateway = Gateway(endpoint, key["access_key"], key["secret_key"])
+        log = self._root / "log" / "client.rgw.log"
+        gateway = Gateway(endpoint, key["access_key"], key["secret_key"], log)
         self._wait("a bucket", lambda: bool(gateway.make_bucket()))
         return gateway
 

@@ -1,0 +1,45 @@
+"""The one face that every peer has: save a flat dict of tensors so that it is durable, and load it again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from benchmarks.common.state import State
+
+Wait = Callable[[], object]
+
+
+class Peer(ABC):
+    """One way to keep checkpoints in a directory."""
+
+    def prepare(self, state: State) -> None:  # noqa: B027 - most peers have nothing to prepare
+        """Get ready for a state, as early as a training program could: while it builds its model."""
+
+    @abstractmethod
+    def save(self, state: State, step: int) -> Wait:
+        """Save; returns when the tensors may change, and what waits until the save is durable."""
+
+    @abstractmethod
+    def load(self, into: State, step: int) -> None:
+        """Fill existing tensors."""
+
+    def close(self) -> None:  # noqa: B027 - most peers hold nothing
+        """Let go of everything."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def done() -> None:
+    """Wait for a save that was durable when it returned."""

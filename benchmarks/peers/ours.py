@@ -1,0 +1,49 @@
+"""fwstore, asynchronous or blocking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import fwstore
+from benchmarks.common.state import State
+from benchmarks.peers.base import Peer, Wait
+
+
+class Fwstore(Peer):
+    def __init__(
+        self,
+        url: str,
+        *,
+        blocking: bool = False,
+        threads: int = 0,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        limits = fwstore.Limits(threads=threads)
+        self._repository = fwstore.open(url, limits=limits, options=options)
+        self._run = self._repository.run("bench")
+        self._writer = self._run.writer()
+        self._blocking = blocking
+
+    @property
+    def repository(self) -> fwstore.Repository:
+        """Where it saves."""
+        return self._repository
+
+    def prepare(self, state: State) -> None:
+        warm_up = getattr(self._writer, "warm_up", None)
+        if warm_up is not None and not self._blocking:
+            warm_up(state)
+
+    def save(self, state: State, step: int) -> Wait:
+        return self.begin(state, step).result
+
+    def begin(self, state: State, step: int) -> fwstore.SaveHandle:
+        """Save, for those who ask more than whether it is durable."""
+        return self._writer.save(step, state, blocking=self._blocking)
+
+    def load(self, into: State, step: int) -> None:
+        self._run[step].load(into=into)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._repository.close()
