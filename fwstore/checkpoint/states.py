@@ -14,6 +14,7 @@ from fwstore.checkpoint.tree import tensor_slots, unflatten
 from fwstore.content.manifest import Manifest, NoSuchTensor
 from fwstore.format.paths import TensorPath
 from fwstore.format.state import TensorSlot, decode_state
+from fwstore.sched import collection_paused
 
 INLINE_STATE_BYTES_MAX = 64 << 10
 DEFAULT_KIND = "numpy"
@@ -27,7 +28,8 @@ def load_skeleton(access: Access, manifest: Manifest) -> Any:
             stored = read_bytes(access, manifest, STATE_PATH)
         except NoSuchTensor:
             return {}
-    return decode_state(stored)
+    with collection_paused():
+        return decode_state(stored)
 
 
 def revived(access: Access, skeleton: Any) -> Any:

@@ -116,9 +116,12 @@ def plan_flat_runs(want: int, rows: TensorRows, piece: Destination) -> list[Flat
     inside = None if cells is None else cells.within(piece.box)
     if cells is None or inside is None or array.dtype.itemsize != size:
         return []
-    row_bytes = cells.row_elements * size
-    begin = piece.box.offsets[cells.axis] if info.shape else 0
-    bounds = ((cells.bounds[inside[0] : inside[1] + 1] - begin) * row_bytes).tolist()
+    if len(cells.bounds) == 2:
+        bounds = [0, array.nbytes]
+    else:
+        begin = piece.box.offsets[cells.axis]
+        rows_of_cells = cells.bounds[inside[0] : inside[1] + 1] - begin
+        bounds = (rows_of_cells * (cells.row_elements * size)).tolist()
     memory = array.reshape(-1).view(np.uint8).data
     found = []
     for first, count, pack, chunk in _covering(rows, *inside):
@@ -132,8 +135,10 @@ def plan_flat_runs(want: int, rows: TensorRows, piece: Destination) -> list[Flat
 def _covering(rows: TensorRows, first: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield (cell, count, pack, chunk) of the parts of runs that lie between two cells."""
     runs = rows.runs
-    low = max(0, int(np.searchsorted(runs.first_cell, first, side="right")) - 1)
-    high = int(np.searchsorted(runs.first_cell, stop))
+    low, high = 0, len(runs)
+    if high > 1:
+        low = max(0, int(np.searchsorted(runs.first_cell, first, side="right")) - 1)
+        high = int(np.searchsorted(runs.first_cell, stop))
     columns = (runs.first_cell, runs.count, runs.pack, runs.first_chunk)
     for cell, count, pack, chunk in zip(*(c[low:high].tolist() for c in columns), strict=True):
         begin, end = max(cell, first), min(cell + count, stop)

@@ -26,6 +26,7 @@ from fwstore.format.paths import TensorPath, display_path, encode_path
 from fwstore.format.root import Root, parse_root
 from fwstore.format.rows import FragmentTable, RunTable, concat_fragments, concat_runs
 from fwstore.format.tensor import TensorInfo
+from fwstore.sched import collection_paused
 
 # Parsed tensors and rows take about this many times their stored bytes.
 _EXPANSION = 16
@@ -239,7 +240,9 @@ class Manifest:
     def _load_leaf(self, number: int) -> _IndexedLeaf:
         ref = self.root.leaves[number]
         key = self._keys.leaf(self.root.snapshot, number)
-        leaf = parse_leaf(read_object(self._origin, key, ref.digest, ref.size))
+        stored = read_object(self._origin, key, ref.digest, ref.size)
+        with collection_paused():
+            leaf = parse_leaf(stored)
         tensors = leaf.tensors
         ends = (tensors[0].path, tensors[-1].path) if tensors else None
         expected = (ref.first_tensor, ref.tensors, (ref.first_path, ref.last_path))
