@@ -190,8 +190,8 @@ def _prune(value: Any, kept: set[TensorPath], path: tuple[Any, ...]) -> Any:
 def load_into(access: Access, manifest: Manifest, into: Any, selection: Selection) -> Any:
     """Fill the tensors of a state in place and replace its plain values by the saved ones."""
     saved = {info.path: info for info in manifest.tensors() if not is_reserved(info.path)}
-    skeleton, tensors = flatten(into, access.adapters)
     with collection_paused():
+        skeleton, tensors = flatten(into, access.adapters)
         sources = _sources(access, manifest, saved, (skeleton, tensors), selection)
         fills = [
             _destination(access, into, skeleton, target, tensors[target], saved[source])
