@@ -33,7 +33,7 @@ class CollectedAction:
     """One thing that a collection did, or would do.
 
     Attributes:
-        run: The run.
+        run: The run; empty where none can be told.
         action: "expire" or "keep" a checkpoint, "delete" an object.
         key: The object key, or the step of a checkpoint.
         size_bytes: Bytes of the object; 0 for checkpoints.
@@ -69,23 +69,23 @@ def collect_all(
     names: Sequence[str] | None,
     options: Callable[[Callable[[Garbage], None]], GcOptions],
     progress: Progress | None,
+    *,
+    dry_run: bool,
 ) -> CollectionReport:
-    """Collect the garbage of some runs, or of all with all their generations.
+    """Collect the garbage of some runs, or of all with all their generations, and unfinished uploads.
 
     Raises:
         NotFound: A run that was named does not exist.
     """
     accesses = _lenders_last(list(lineages(repository, names)))
-    actions: list[CollectedAction] = []
-    freed = kept = 0
-    dry_run = False
+    actions = clean_uploads(repository, dry_run=dry_run)
+    freed, kept = sum(action.size_bytes for action in actions), 0
     returned: frozenset[str] = frozenset()
     for number, access in enumerate(accesses):
         garbage: list[Garbage] = []
         report = collect(access.log, replace(options(garbage.append), returned=returned))
         returned |= report.pins_returned
-        name, dry_run = access.keys.name, report.dry_run
-        actions += _actions(name, report, garbage)
+        actions += _actions(access.keys.name, report, garbage)
         freed += sum(g.size for g in garbage) if dry_run else report.bytes_deleted
         sizes = {entry.id: entry.bytes_logical for entry in access.log.fold.live()}
         kept += sum(sizes.get(verdict.id, 0) for verdict in report.kept)
@@ -120,11 +120,6 @@ def _lenders_last(accesses: Sequence[Access]) -> list[Access]:
 def _borrowers(access: Access) -> set[str]:
     pins = tuple(access.log.refresh().pins.values())
     return {pin.borrower for pin in pins if pin.borrower is not None}
-
-
-def _borrowers(access: Access) -> list[str]:
-    pins = tuple(access.log.refresh().pins.values())
-    return sorted({pin.borrower for pin in pins if pin.borrower is not None})
 
 
 def verify_all(
@@ -185,12 +180,21 @@ def _unreadable(keys: LineageKeys, error: Corrupt) -> VerifyReport:
     return VerifyReport(objects=1, problems=(lost,))
 
 
-def clean_uploads(repository: Repository) -> int:
-    """Remove what killed writers left half-written where no reader looks; return how many files."""
+def clean_uploads(repository: Repository, *, dry_run: bool) -> list[CollectedAction]:
+    """Remove what killed writers left half-written where no reader looks."""
     store = repository.store
-    if isinstance(store, DirectoryStore):
-        return store.clean_temporary(older_than_s=_STALE_UPLOAD_S)
-    return 0
+    if not isinstance(store, DirectoryStore):
+        return []
+    if dry_run:
+        before = repository.runtime.clock.wall() - _STALE_UPLOAD_S
+        found = store.find_temporary(before=before)
+    else:
+        found = store.clean_temporary(older_than_s=_STALE_UPLOAD_S)
+    reason = "object that a killed process was writing"
+    return [
+        CollectedAction(run="", action="delete", key=one.key, size_bytes=one.size, reason=reason)
+        for one in found
+    ]
 
 
 def lineages(repository: Repository, names: Sequence[str] | None) -> Iterable[Access]:
