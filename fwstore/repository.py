@@ -35,7 +35,7 @@ from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site, create_site, open_site
 from fwstore.log.terms import Candidate, Term, take_term
-from fwstore.maintenance import CollectionReport, Progress, clean_uploads, collect_all, verify_all
+from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_all
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep, check_keep
 from fwstore.run import Run
@@ -169,9 +169,8 @@ class Repository:
         def options(explain: Callable[[Garbage], None]) -> GcOptions:
             return GcOptions(keep=keep, dry_run=dry_run, explain=explain, open_log=self._open_log)
 
-        if not dry_run:
-            clean_uploads(self)
-        return collect_all(self, None if run is None else [run], options, progress)
+        names = None if run is None else [run]
+        return collect_all(self, names, options, progress, dry_run=dry_run)
 
     def verify(
         self,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TEMPORARY: Parts = (".tmp",)
+_TEMPORARY_PREFIX = "/".join(_TEMPORARY) + "/"
 _ATTEMPTS_MAX = 16
 # Smaller pieces cost a third more system time of a save: two lanes then allocate blocks in turns.
 _WRITEBACK_BYTES = 32 << 20
@@ -180,8 +181,8 @@ class DirectoryStore:
             temporary, self._name(key), lambda: self._publish(temporary, parts, "overwrite")
         )
 
-    def clean_temporary(self, *, older_than_s: float) -> int:
-        """Remove temporary files that dead processes left and return their number.
+    def clean_temporary(self, *, older_than_s: float) -> Sequence[ObjectInfo]:
+        """Remove temporary files that dead processes left and return them.
 
         A process of this machine that is gone is known to be dead; for others age decides, by the clock of
         the file system. A live writer whose file is removed fails with `Unavailable`: nothing is lost but
@@ -191,9 +192,21 @@ class DirectoryStore:
             mine = self._open_temporary()
             try:
                 now = os.fstat(mine.descriptor).st_mtime
-                return _remove_old(mine.folder, now - older_than_s)
+                old = _old_files(mine.folder, now - older_than_s)
+                for found in old:
+                    with suppress(FileNotFoundError):
+                        _unlink(found.key.removeprefix(_TEMPORARY_PREFIX), mine.folder)
+                return old
             finally:
                 mine.drop()
+
+    def find_temporary(self, *, before: float) -> Sequence[ObjectInfo]:
+        """Return temporary files that dead processes left; writes nothing, so the caller tells the time."""
+        with translated("list", self.url):
+            try:
+                return self._found(_TEMPORARY, lambda folder: _old_files(folder, before))
+            except FileNotFoundError:
+                return []
 
     def close(self) -> None:
         """Close the directories that were kept open; they open again when needed."""
@@ -394,13 +407,14 @@ def _unlink(name: str, folder: Folder) -> None:
     os.unlink(name, dir_fd=folder.descriptor)
 
 
-def _remove_old(folder: Folder, oldest: float) -> int:
-    removed = 0
+def _old_files(folder: Folder, oldest: float) -> Sequence[ObjectInfo]:
+    old = []
     with scan(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
-                old = entry.stat(follow_symlinks=False).st_mtime < oldest
-                if old or _is_dead(entry.name):
-                    os.unlink(entry.name, dir_fd=folder.descriptor)
-                    removed += 1
-    return removed
+                found = entry.stat(follow_symlinks=False)
+                if found.st_mtime < oldest or _is_dead(entry.name):
+                    old.append(
+                        ObjectInfo(_TEMPORARY_PREFIX + entry.name, found.st_size, found.st_mtime)
+                    )
+    return old

@@ -267,3 +267,20 @@ def test_debug_shows_the_traceback(repository: str) -> None:
     assert "Traceback" not in quiet.stderr
     assert "Traceback" in loud.stderr
     assert loud.returncode == quiet.returncode == ExitCode.NOT_FOUND
+
+
+def test_gc_tells_of_objects_that_killed_processes_were_writing(
+    command: Command, repository: str
+) -> None:
+    place = Path(repository) / ".tmp" / "elsewhere-1-0"
+    place.write_bytes(bytes(5000))
+    os.utime(place, (1e9, 1e9))
+    planned = command("gc", "--dry-run", "--json").value
+    assert place.exists()
+    done = command("gc", "--json").value
+    assert not place.exists()
+    for report in (planned, done):
+        assert report["bytes_freed"] == 5000
+        (action,) = (action for action in report["actions"] if action["action"] == "delete")
+        assert (action["key"], action["size_bytes"]) == (".tmp/elsewhere-1-0", 5000)
+    assert command("gc", "--dry-run", "--json").value["bytes_freed"] == 0

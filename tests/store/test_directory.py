@@ -398,12 +398,15 @@ def test_what_dead_writers_left_is_cleaned(store: DirectoryStore, root: Path) ->
         dead = root / ".tmp" / f"host-1-{number}"
         dead.write_text("x")
         os.utime(dead, (1e9, 1e9))
-    assert store.clean_temporary(older_than_s=3600) == 3
+    found = store.find_temporary(before=1.5e9)
+    assert sorted(one.key for one in found) == [f".tmp/host-1-{number}" for number in range(3)]
+    assert store.clean_temporary(older_than_s=3600) == found
+    assert store.find_temporary(before=1.5e9) == []
     living.commit()
     assert keys(store) == ["a/big"]
     late = store.upload("a/late")
     late.write([b"1"])
-    assert store.clean_temporary(older_than_s=-3600) >= 1
+    assert store.clean_temporary(older_than_s=-3600)
     with pytest.raises(Unavailable):
         late.commit()
     assert keys(store) == ["a/big"]

@@ -61,8 +61,9 @@ def open_foreign(path: Path, *, skip: Sequence[str] = ()) -> ForeignState:
     except OSError as error:
         raise local_failure(error, f"cannot read {path}") from error
     if not isinstance(state, dict):
+        bare = "tensor" if isinstance(state, Shard) else type(state).__name__
         raise InvalidInput(
-            f"{path} holds a bare {type(state).__name__}; only a dict of tensors and values has names"
+            f"{path} holds a bare {bare}; only a dict of tensors and values has names"
         )
     kept = _without(state, skipped, ())
     shards = {id(shard): shard for shard in _shards(kept)}.values()
