@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,6 @@ from fwstore import AlreadyExists, Fenced, InvalidInput, LimitExceeded, Unavaila
 from fwstore.base.config import POSITION_BYTES_MAX
 from fwstore.base.units import MIB
 from fwstore.format.state import encode_state
-from fwstore.sched import BufferPool
-from fwstore.sched.buffers import map_anonymous
-from fwstore.store.base import Store
-from support.faults import FaultyStore, Operation
 from support.gates import GatedStore, commits, packs
 
 PATIENCE_S = 60.0
@@ -41,12 +36,6 @@ def gated(repo: fwstore.Repository) -> Iterator[GatedStore]:
     repo.store = gate
     yield gate
     gate.open()
-
-
-def failing(repo: fwstore.Repository, fails: Callable[[Operation], bool]) -> Store:
-    inner = repo.store
-    repo.store = FaultyStore(inner, lambda operation: "fail" if fails(operation) else None)
-    return inner
 
 
 def test_the_state_may_change_as_soon_as_save_returns(run: fwstore.Run, gated: GatedStore) -> None:
@@ -179,113 +168,6 @@ def test_waiting_has_a_deadline_and_the_save_goes_on(run: fwstore.Run, gated: Ga
         gated.open()
         assert handle.result(PATIENCE_S) == run[1]
         assert handle.step == 1
-
-
-def test_a_failed_save_is_told_once_asked_and_the_next_one_works(
-    run: fwstore.Run, repo: fwstore.Repository
-) -> None:
-    broken = False
-    failing(repo, lambda operation: broken and operation.key.startswith("packs/"))
-    with run.writer() as writer:
-        writer.save(0, small(0)).result(PATIENCE_S)
-        broken = True
-        handle = writer.save(1, small(1))
-        with pytest.raises(Unavailable, match="injected"):
-            handle.result(PATIENCE_S)
-        assert isinstance(handle.exception(), Unavailable)
-        assert not handle.skipped
-        broken = False
-        writer.save(1, small(11)).result(PATIENCE_S)
-    assert steps_of(run) == [0, 1]
-    assert run[1].load()["plain"] == 11
-    assert run[1].parent == run[0].id
-
-
-def test_failed_saves_that_nobody_asked_about_are_told_when_the_writer_closes(
-    run: fwstore.Run, repo: fwstore.Repository
-) -> None:
-    failing(repo, lambda op: op.key.startswith("packs/") and "-s3-" not in op.key)
-    writer, handles = run.writer(), []
-    for step in range(1, 5):
-        handles.append(writer.save(step, small(step)))
-        writer.wait()
-    with pytest.raises(Unavailable, match="injected"):
-        handles[0].result(PATIENCE_S)
-    # Not an answer to whether it failed.
-    assert [handle.skipped for handle in handles] == [False] * 4
-    with pytest.raises(Unavailable, match="injected"):
-        writer.save(5, small(), blocking=True)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        writer.close()
-        writer.close()
-    messages = [str(warning.message) for warning in told]
-    assert [message[: len("the save of step n failed")] for message in messages] == [
-        "the save of step 2 failed",
-        "the save of step 4 failed",
-    ]
-    assert all("Unavailable" in message and "injected" in message for message in messages)
-    assert {warning.filename for warning in told} == {__file__}
-
-
-def test_a_save_that_failed_does_not_hide_what_went_wrong_meanwhile(
-    run: fwstore.Run, repo: fwstore.Repository, caplog: pytest.LogCaptureFixture
-) -> None:
-    def crash() -> None:
-        with run.writer() as writer:
-            heard = writer.save(0, small())
-            writer.save(1, small())
-            writer.wait()
-            assert isinstance(heard.exception(), Unavailable)
-            raise ZeroDivisionError
-
-    failing(repo, lambda operation: operation.key.startswith("packs/"))
-    with pytest.raises(ZeroDivisionError):
-        crash()
-    # Warnings are errors here, so it stands in the log.
-    assert [record.getMessage()[:25] for record in caplog.records] == ["the save of step 1 failed"]
-
-
-def test_what_was_staged_is_given_back_whatever_happens(
-    run: fwstore.Run, repo: fwstore.Repository
-) -> None:
-    broken = False
-    failing(repo, lambda operation: broken and operation.key.startswith("packs/"))
-    with run.writer() as writer:
-        for step in range(6):
-            broken = step % 2 == 1
-            writer.save(step, {"w": np.full(50_000, step)})
-            writer.wait()
-            assert repo.pool.statistics().leased_bytes == 0
-        with pytest.raises(fwstore.UnsupportedValue):
-            writer.save(9, {"w": np.full(50_000, 9), "x": object()})
-        assert repo.pool.statistics().leased_bytes == 0
-    assert steps_of(run) == [0, 2, 4]
-
-
-@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
-def test_a_state_for_whose_copy_there_is_no_memory_is_refused_and_the_next_is_saved(
-    run: fwstore.Run, repo: fwstore.Repository, error: Exception
-) -> None:
-    given = []
-
-    def scarce(size_bytes: int) -> memoryview:
-        given.append(size_bytes)
-        if len(given) == 2:
-            raise error
-        return map_anonymous(size_bytes)
-
-    repo.pool = BufferPool(scarce)
-    large = {"first": np.ones(MIB), "second": np.zeros(70 * MIB, np.uint8)}
-    with run.writer() as writer:
-        with pytest.raises(LimitExceeded, match=rf"{78 * MIB} bytes.*blocking=True.*staging_bytes"):
-            writer.save(0, large)
-        assert repo.pool.statistics().leased_bytes == 0
-        writer.save(1, small()).result(PATIENCE_S)
-        handle = writer.save(0, large, blocking=True)
-        assert handle.statistics().rank_bytes_staged == 0
-    assert len(given) == 2
-    assert steps_of(run) == [0, 1]
 
 
 def test_a_closed_writer_refuses_and_closing_again_does_nothing(run: fwstore.Run) -> None:
