@@ -27,6 +27,7 @@ _log = logging.getLogger("fwstore")
 _WISH = "saver/wish"
 _POLL_FIRST_S = 0.2
 _RANKS_PER_POLL_S = 20_000
+_HEARING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,21 @@ class _Opened(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Round:
-    """The round that is open on this rank, under the name that its messages begin with."""
+    """The round that is open on this rank.
+
+    Attributes:
+        name: What its messages begin with.
+        opened: What it is about.
+        answer: The step at which this rank stood.
+        deadline: Monotonic second until which to be done.
+        given_up: Monotonic second at which to go on without a decision.
+    """
 
     name: str
     opened: _Opened
     answer: int
     deadline: float
+    given_up: float
 
 
 class Rounds:
@@ -114,7 +124,7 @@ class Rounds:
         with self._changed:
             self._step = step
             while (current := self._round) is not None and current.answer < step:
-                left = current.deadline - self._monotonic()
+                left = current.given_up - self._monotonic()
                 if left <= 0:
                     self._decide(current, -1)
                 else:
@@ -179,7 +189,9 @@ class Rounds:
         opened = msgspec.msgpack.decode(message, type=_Opened)
         with self._changed:
             deadline = self._monotonic() + self._patience_s
-            current = self._round = _Round(name, opened, self._step, deadline)
+            # Whatever the leader decides before it gives up, all others still hear.
+            given_up = deadline + (_HEARING_S if self._coordinator.rank else 0.0)
+            current = self._round = _Round(name, opened, self._step, deadline, given_up)
             self._stopping = self._stopping or opened.reason == "stop"
         answer = str(current.answer).encode()
         self._coordinator.put(f"{name}/at/{self._coordinator.rank}", answer)
@@ -189,7 +201,7 @@ class Rounds:
         if self._coordinator.rank == 0:
             self._lead_round(current)
         decided = self._coordinator.poll(f"{current.name}/step")
-        late = self._monotonic() > current.deadline
+        late = self._monotonic() > current.given_up
         if decided is not None or late:
             with self._changed:
                 # The training thread may have given the round up meanwhile.
@@ -208,7 +220,11 @@ class Rounds:
                     here.put(f"{current.name}/step", b"-1")
                 return
             answers.append(int(answer))
-        here.put(f"{current.name}/step", str(max(answers) + 1).encode())
+        with self._changed:
+            # Once the training thread has given the round up, the others must not meet at a step without it.
+            if self._round is not current:
+                return
+            here.put(f"{current.name}/step", str(max(answers) + 1).encode())
         for rank in ranks:
             here.drop(f"{current.name}/at/{rank}")
 

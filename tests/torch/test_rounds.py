@@ -124,12 +124,34 @@ def test_a_round_that_a_rank_gave_up_does_not_spoil_the_next(
         # The training thread gives the round up while the watcher is still at it.
         put(key, value)
         if key == "saver/0/at/0":
+            job.ranks[1].tick()
             job.clock.now = PATIENCE_S + 1
             assert [d.step for d in leader.arrive(4)] == [-1]
 
     monkeypatch.setattr(channel, "put", give_up)
     leader.tick()
     assert channel.poll("saver/1/step") is None
+    # Nor do the others meet at a step that the leader will pass by.
+    job.settle()
+    assert job.ranks[1].arrive(3) == []
+    job.clock.now += 2
+    assert [d.step for d in job.ranks[1].arrive(4)] == [-1]
+
+
+def test_what_the_leader_decides_at_the_last_moment_all_others_hear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job([3, 3], due=[True])
+    leader, other = job.ranks
+    # This rank sees the round a moment before the leader does.
+    leader._open_round()
+    other.tick()
+    job.clock.now = 0.1
+    leader.tick()
+    job.clock.now = PATIENCE_S + 0.05
+    monkeypatch.setattr(other._changed, "wait", lambda _: other.tick())
+    assert steps_met(leader, 4, 5) == [(4, "due")]
+    assert [d.step for d in other.arrive(4)] == [4]
 
 
 def test_a_missing_rank_ends_the_round_at_its_deadline() -> None:
@@ -139,6 +161,7 @@ def test_a_missing_rank_ends_the_round_at_its_deadline() -> None:
     assert job.ranks[0].arrive(3) == []
     job.clock.now = PATIENCE_S + 1
     job.settle(0, 1)
+    # The leader says that it gave up, so nobody waits any longer.
     for rank in (0, 1):
         (decided,) = job.ranks[rank].arrive(4)
         assert (decided.reason, decided.step) == ("stop", -1)
@@ -150,7 +173,7 @@ def test_a_rank_that_is_ahead_waits_no_longer_than_the_deadline() -> None:
     job.ranks[1].tick()
     job.ranks[0].tick()
     job.ranks[1].tick()
-    job.clock.now = PATIENCE_S + 1
+    job.clock.now = PATIENCE_S + 3
     (decided,) = job.ranks[1].arrive(4)
     assert decided.step == -1
     job.settle()
