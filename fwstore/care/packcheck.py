@@ -116,8 +116,8 @@ class PackChecker:
         try:
             footer = self._footers.get(pack)
         except FwstoreError as error:
-            lost = Damage(*explain(error, pack.key, self._store.url), None)
-            return PackFindings((*damage, lost))
+            # All of it is lost; that its size differs as well says nothing more.
+            return PackFindings((Damage(*explain(error, pack.key, self._store.url), None),))
         findings = self._check_spans(_Open(pack, footer), self._spans(footer, pack))
         read = findings.bytes_read + pack.info.footer_length
         return PackFindings((*damage, *findings.damage), findings.chunks, read)
