@@ -284,8 +284,11 @@ def wait_until(
 
 def encode_failure(error: BaseException) -> bytes:
     """Return an error as a message for other ranks."""
-    code = error.code if isinstance(error, FwstoreError) else "error"
-    return f"{code}\n{type(error).__name__}: {error}".encode(errors="replace")[:4096]
+    if isinstance(error, FwstoreError):
+        text = f"{error.code}\n{error.message}"
+    else:
+        text = f"error\n{type(error).__name__}: {error}"
+    return text.encode(errors="replace")[:4096]
 
 
 def decode_failure(message: bytes) -> FwstoreError:

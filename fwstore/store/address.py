@@ -48,6 +48,8 @@ def open_store(url: str, runtime: Runtime, options: Mapping[str, object] | None 
     Raises:
         InvalidInput: The address or an option is wrong.
     """
+    if "\0" in url:
+        raise InvalidInput(f"{url!r} is not an address: it holds a null character")
     match = _SCHEME.match(url)
     scheme = match["scheme"].lower() if match else "file"
     if scheme in _BUCKET_KINDS:

@@ -130,7 +130,7 @@ def test_waiting_goes_on_until_the_value_comes_and_stops_when_told(
 def test_failures_travel_with_their_class(error: fwstore.FwstoreError) -> None:
     found = decode_failure(encode_failure(error))
     assert type(found) is type(error)
-    assert "what happened" in str(found)
+    assert str(found) == "what happened"
 
 
 def test_foreign_failures_and_odd_messages_become_unavailable() -> None:

@@ -83,6 +83,8 @@ def test_other_clouds_are_object_stores(runtime: Runtime) -> None:
     "url",
     [
         "",
+        "a\0b",
+        "s3://bucket/a\0b",
         "ftp://host/a",
         "http://host/a",
         "s3:/bucket/a",
