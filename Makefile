@@ -4,6 +4,7 @@ STORE ?= directory
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
+QUESTIONS := blocked durable load unchanged memory cpu gil s3 ranks history planning fragments
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help
@@ -47,10 +48,10 @@ soak: $(STAMP) ## Ten times the kill loops, simulations and damage of the tests;
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick
 
-bench: $(STAMP) ## The same with more repeats, and the planning and fragment tables
-	@$(BIN)/python -m benchmarks.quick --repeats 7
-	@$(BIN)/python -m benchmarks.planning
-	@$(BIN)/python -m benchmarks.fragments
+bench: $(STAMP) ## Every question of benchmarks/ beside every peer, then docs/benchmarks.md; hours, on a machine left alone
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@for question in $(QUESTIONS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
+	@$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what the other targets made
 	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,4 +1,4 @@
-"""What planning costs at the sizes of the format's arithmetic: `python -m benchmarks.planning`.
+"""What does planning cost at the sizes of the format's arithmetic? ``python -m benchmarks.planning``.
 
 One rank among 100,000 that holds 184,000 tensors, and a leader that checks 3e7 cells in 1e7 runs.
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
+from benchmarks.common.question import Figure, Mark, Question
+from benchmarks.common.series import run
+from benchmarks.common.trial import Figures, Trial
 from fwstore.format.rows import FragmentTable, RunTable
 from fwstore.plan.box import Box
 from fwstore.plan.coverage import check_coverage
@@ -23,6 +27,30 @@ from fwstore.plan.reshard import plan_reads
 Result = TypeVar("Result")
 
 RANK, WORLD, TENSORS = 4321, 100_000, 184_000
+OURS = "fwstore async"
+
+QUESTION = Question(
+    name="planning",
+    title="What does planning cost at the sizes of the format's arithmetic?",
+    subjects=(OURS,),
+    figures=(
+        Figure("describe_s", f"describe {TENSORS:,} tensors of one rank of {WORLD:,}"),
+        Figure("plan_s", "plan what it writes"),
+        Figure("coverage_s", "leader: coverage of 3e7 cells in 1e7 runs"),
+        Figure("reads_s", "plan the reads of 262,144 chunks"),
+        Figure("describe_mib", "describing", "MiB"),
+        Figure("plan_mib", "planning", "MiB"),
+        Figure("coverage_mib", "coverage", "MiB"),
+    ),
+    marks=(
+        Mark(OURS, "plan_s", 1.0),
+        Mark(OURS, "plan_mib", 200.0),
+        Mark(OURS, "coverage_s", 10.0),
+    ),
+    gigabytes=0.0,
+    note="Real code on made-up descriptors, no byte moved. Memory is by how much the peak of the process grew.",
+)
+
 SHAPES = ((2048, 7168), (7168, 2048), (7168,), (256, 7168), (16384, 7168), (7168, 16384))
 
 
@@ -52,32 +80,36 @@ def leader(tensors: int, cells: int, run: int) -> tuple[list[Grid | None], RunTa
     return grids, RunTable(tensor, first, count, chunk, chunk)
 
 
-def measure(title: str, call: Callable[[], Result]) -> Result:
-    """Print how long a call takes and by how much the peak of the process's memory grew."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - start
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{title:60}{seconds:8.2f} s{grown / 1024:8.0f} MiB")
-    return result
+@dataclass
+class Meter:
+    """What calls cost, by name."""
+
+    figures: Figures = field(default_factory=dict)
+
+    def measure(self, name: str, call: Callable[[], Result]) -> Result:
+        """Note how long a call takes and by how much the peak of the process's memory grew."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        result = call()
+        self.figures[f"{name}_s"] = time.perf_counter() - start
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        self.figures[f"{name}_mib"] = grown / 1024
+        return result
 
 
-def main() -> None:
-    """Print the table."""
-    held = measure("describe 184,000 tensors of one rank of 100,000", holdings)
-    measure("plan_owned", lambda: plan_owned(held, RANK))
-    grids, runs = leader(30_000, 1000, 3)
-    title = f"check_coverage of {30_000_000:,} cells in {len(runs):,} runs"
-    measure(title, lambda: check_coverage(grids, runs, FragmentTable.of()))
+def measure(trial: Trial) -> Figures:
+    """Plan for a rank and for a leader."""
+    meter = Meter()
+    held = meter.measure("describe", holdings)
+    meter.measure("plan", lambda: plan_owned(held, RANK))
+    grids, cells = leader(30_000, 1000, 3)
+    meter.measure("coverage", lambda: check_coverage(grids, cells, FragmentTable.of()))
     grid = Grid((1 << 20, 1024), ((1, 4), (1, 1024)))
     rows = RunTable.of([(0, first, 8, first // 8, 0) for first in range(0, 1 << 18, 8)])
     wanted = [Box((0, 0), (1 << 20, 512))]
-    table = measure(
-        "plan_reads of 262,144 chunks", lambda: plan_reads(grid, rows, FragmentTable.of(), wanted)
-    )
-    measure("iterate over them", lambda: sum(1 for _ in table))
+    meter.measure("reads", lambda: list(plan_reads(grid, rows, FragmentTable.of(), wanted)))
+    return meter.figures
 
 
 if __name__ == "__main__":
-    main()
+    run(QUESTION)

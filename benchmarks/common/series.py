@@ -22,11 +22,10 @@ from benchmarks.common.environments import Absent, interpreter, last_line
 from benchmarks.common.machine import describe_machine
 from benchmarks.common.order import rounds
 from benchmarks.common.question import Question
+from benchmarks.common.results import RESULTS, Results, write_results
 from benchmarks.common.statistics import Row
 from benchmarks.common.tables import show
 from benchmarks.peers import PEERS
-
-RESULTS = Path("build/bench")
 
 
 @dataclass
@@ -109,16 +108,15 @@ def run(question: Question) -> None:
         size = int(arguments.gigabytes * 1e9)
         series = Series(question, size, arguments.repeats, Path(place), console)
         series.run()
-    results = {
-        "question": question.as_json(),
-        "machine": machine,
-        "gigabytes": arguments.gigabytes,
-        "repeats": arguments.repeats,
-        "absent": series.absent,
-        "rows": series.rows,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=1))
+    results = Results(
+        question=question,
+        machine=machine,
+        gigabytes=arguments.gigabytes,
+        repeats=arguments.repeats,
+        absent=series.absent,
+        rows=series.rows,
+    )
+    write_results(results, arguments.output)
     show(question, series.rows, console)
 
 

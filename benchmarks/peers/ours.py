@@ -30,9 +30,8 @@ class Fwstore(Peer):
         return self._repository
 
     def prepare(self, state: State) -> None:
-        warm_up = getattr(self._writer, "warm_up", None)
-        if warm_up is not None and not self._blocking:
-            warm_up(state)
+        if not self._blocking:
+            self._writer.warm_up(state)
 
     def save(self, state: State, step: int) -> Wait:
         return self.begin(state, step).result

@@ -1,0 +1,51 @@
+"""Every question is consistent with itself and with the peers there are."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+import benchmarks
+from benchmarks.common.question import Question, question_from_json
+from benchmarks.peers import PEERS
+
+SCRIPTS = sorted(path.stem for path in Path(benchmarks.__path__[0]).glob("*.py"))
+QUESTIONS: list[Question] = [
+    module.QUESTION
+    for name in SCRIPTS
+    if hasattr(module := importlib.import_module(f"benchmarks.{name}"), "QUESTION")
+]
+OWN_SUBJECTS = {"obstore put and get_range"}
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+class TestQuestion:
+    def test_its_script_has_its_name_and_measures(self, question: Question) -> None:
+        module = importlib.import_module(f"benchmarks.{question.name}")
+        assert module.QUESTION is question
+        assert callable(module.measure)
+
+    def test_its_subjects_exist(self, question: Question) -> None:
+        assert set(question.subjects) <= PEERS.keys() | OWN_SUBJECTS
+        assert set(question.floors) <= set(question.subjects)
+        assert question.ours
+        parts = [*question.ours, *question.floors, *question.peers]
+        assert sorted(parts) == sorted(question.subjects)
+
+    def test_its_marks_name_what_it_measures(self, question: Question) -> None:
+        for mark in question.marks:
+            assert {mark.subject, *mark.against} <= set(question.subjects)
+            figures = {figure.name for figure in question.figures}
+            assert {mark.figure, mark.against_figure or mark.figure} <= figures
+
+    def test_it_survives_json(self, question: Question) -> None:
+        assert question_from_json(json.loads(json.dumps(question.as_json()))) == question
+
+
+def test_there_is_a_script_for_every_question_of_a_reader() -> None:
+    names = {question.name for question in QUESTIONS}
+    assert names >= {"blocked", "durable", "load", "unchanged", "memory", "cpu", "gil"}
+    assert names >= {"s3", "ranks", "history", "quick"}
