@@ -139,3 +139,28 @@ def test_a_state_for_whose_copy_there_is_no_memory_is_refused_and_the_next_is_sa
         assert handle.statistics().rank_bytes_staged == 0
     assert len(given) == 2
     assert steps_of(run) == [0, 1]
+
+
+def test_a_failed_save_deletes_the_packs_that_it_completed_and_no_others(url: str) -> None:
+    limits = fwstore.Limits(
+        threads=1, pack_bytes=1 << 20, part_bytes=1 << 18, inflight_bytes=1 << 19
+    )
+    completed = []
+
+    def third_of_second_save(operation: Operation) -> bool:
+        if operation.name != "commit" or "/t1-s2-" not in operation.key:
+            return False
+        completed.append(operation.key)
+        return len(completed) > 2
+
+    array = np.random.default_rng(2).random((512, 1024))
+    with fwstore.open(url, limits=limits) as repo:
+        failing(repo, third_of_second_save)
+        with repo.run("run").writer() as writer:
+            writer.save(0, {"w": array}).result(PATIENCE_S)
+            before = [info.key for info in repo.store.list("packs/")]
+            with pytest.raises(Unavailable, match="injected"):
+                writer.save(1, {"w": array + 1}).result(PATIENCE_S)
+        assert len(completed) == 3
+        assert [info.key for info in repo.store.list("packs/")] == before
+        assert np.array_equal(repo.run("run")[0].load()["w"], array)
