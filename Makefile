@@ -2,6 +2,8 @@
 PYTHON ?= python3
 STORE ?= directory
 WORKERS ?= 2
+# For example "--gigabytes 0.1 --repeats 1", to see whether everything runs.
+BENCH ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
 QUESTIONS := blocked durable load unchanged memory cpu gil s3 ranks history planning fragments
@@ -50,7 +52,7 @@ bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and sa
 
 bench: $(STAMP) ## Every question of benchmarks/ beside every peer, then docs/benchmarks.md; hours, on a machine left alone
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	@for question in $(QUESTIONS); do $(BIN)/python -m benchmarks.$$question || exit 1; done
+	@for question in $(QUESTIONS); do $(BIN)/python -m benchmarks.$$question $(BENCH) || exit 1; done
 	@$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what the other targets made

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+
+_LEFT_MAX = 0.05
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -24,7 +30,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def drop_cache(folder: Path) -> None:
-    """Drop the pages of every file of a folder; they are made durable first, dirty ones cannot be dropped."""
+    """Drop the pages of every file of a folder; they are made durable first, dirty ones cannot be dropped.
+
+    Raises:
+        OSError: Many of them are still there: somebody maps the files, or the file system lives in memory.
+    """
     sync_folder(folder)
     for path in files_below(folder):
         descriptor = os.open(path, os.O_RDONLY)
@@ -32,3 +42,23 @@ def drop_cache(folder: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+    left = sum(cached_bytes(path) for path in files_below(folder))
+    total = sum(path.stat().st_size for path in files_below(folder))
+    if left > total * _LEFT_MAX:
+        raise OSError(f"{left} of {total} bytes in {folder} stay in the page cache")
+
+
+def cached_bytes(path: Path) -> int:
+    """Return how many bytes of a file are in the page cache."""
+    size = path.stat().st_size
+    if size == 0:
+        return 0
+    residency = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        address = np.frombuffer(pages, np.uint8).ctypes.data
+        if ctypes.CDLL(None, use_errno=True).mincore(
+            ctypes.c_void_p(address), ctypes.c_size_t(size), residency
+        ):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    return sum(flags & 1 for flags in residency) * mmap.PAGESIZE
