@@ -35,9 +35,9 @@ def plan_of(catalogue: Catalogue, rank: int = 0, **grids: TensorInfo) -> SavePla
 def content(plan: SavePlan, catalogue: Catalogue) -> bytes:
     """All bytes of a plan, chunk after chunk."""
     out = b""
-    for segment, piece in plan.work(catalogue):
-        for row in range(len(segment.chunks)):
-            box = segment.chunks.box(row).relative_to(piece.box)
+    for planned, piece in plan.live(catalogue):
+        for row in range(len(planned.segment.chunks)):
+            box = planned.segment.chunks.box(row).relative_to(piece.box)
             out += np.asarray(piece.array)[box.slices()].tobytes()
     return out
 
