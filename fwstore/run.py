@@ -65,6 +65,9 @@ class Run(RunHistory):
     def __repr__(self) -> str:
         return f"Run({self.name!r} in {self._repository.url!r})"
 
+    def __reduce__(self) -> tuple[type[Run], tuple[Repository, str]]:
+        return Run, (self._repository, self.name)
+
     def writer(  # noqa: PLR0913 - the public face has flat keywords
         self,
         *,

@@ -10,7 +10,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fwstore.base.errors import InvalidInput
 from fwstore.base.units import GIB, KIB, MIB
+
+_MAY_BE_ZERO = frozenset({"threads", "staging_bytes", "read_gap_bytes"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,13 @@ class Limits:
     read_gap_bytes: int = 256 * KIB
     commit_timeout_s: float = 600.0
     request_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value, is_time = getattr(self, name), name.endswith("_s")
+            least = 0 if is_time or name in _MAY_BE_ZERO else 1
+            if type(value) not in ((int, float) if is_time else (int,)) or not value >= least:
+                raise InvalidInput(f"Limits.{name} is a number of at least {least}, not {value!r}")
 
     def worker_threads(self) -> int:
         """Return the number of worker threads to start."""

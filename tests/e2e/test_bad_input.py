@@ -348,3 +348,17 @@ def test_what_is_kept_is_not_removed_and_says_by_what(run: fwstore.Run) -> None:
     run.remove(1)
     with pytest.raises(fwstore.NotFound, match="has no checkpoint yet"):
         run.latest()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"commit_timeout_s": -1},
+        {"request_timeout_s": float("nan")},
+        {"pack_bytes": 0},
+        {"threads": True},
+    ],
+)
+def test_a_limit_that_is_none_is_named(limits: dict[str, Any]) -> None:
+    with pytest.raises(fwstore.InvalidInput, match=next(iter(limits))):
+        fwstore.Limits(**limits)

@@ -121,13 +121,15 @@ def test_a_repository_opened_before_it_exists_works_in_children(
     assert same(repo.run("run")[3].load(), 3)
 
 
-def test_a_repository_pickles_by_its_address(tmp_path: Path) -> None:
+def test_a_repository_and_its_runs_pickle_by_their_address(tmp_path: Path) -> None:
     limits = fwstore.Limits(threads=2, pack_bytes=1 << 20)
     key = b"k" * 32
     with fwstore.open(str(tmp_path), site="here", limits=limits, hash_key=key) as repo:
         save(repo.run("run"), 4)
-        stored = pickle.dumps(repo)
-    with pickle.loads(stored) as again:
+        stored = pickle.dumps((repo, repo.run("run")))
+    again, run = pickle.loads(stored)
+    with again:
+        assert same(run[4].load(), 4)
         assert again.url == repo.url
         assert again.runtime.limits == limits
         assert same(again.run("run")[4].load(), 4)
