@@ -7,8 +7,9 @@ saved name over, or raises one error that lists everything that does not fit.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fwstore.base.errors import InvalidInput
 
@@ -54,7 +55,10 @@ def check_only(only: Only, names: Iterable[str]) -> None:
 def _globs(only: Only) -> list[str]:
     if only is None:
         return []
-    return [only] if isinstance(only, str) else list(only)
+    globs = [only] if isinstance(only, str) else only
+    if not isinstance(globs, Collection) or not all(isinstance(glob, str) for glob in globs):
+        raise InvalidInput(f"only= is a glob or a list of globs over tensor names, not {only!r}")
+    return list(globs)
 
 
 def _translate(glob: str) -> str:
@@ -76,7 +80,9 @@ def renamer(rename: Rename) -> Callable[[str], str]:
     if rename is None:
         return lambda name: name
     if callable(rename):
-        return rename
+        return partial(_renamed, rename)
+    if not isinstance(rename, Mapping):
+        raise InvalidInput(f"rename= is a function or a mapping of names, not {rename!r}")
     prefixes = sorted(rename, key=len, reverse=True)
 
     def apply(name: str) -> str:
@@ -86,6 +92,13 @@ def renamer(rename: Rename) -> Callable[[str], str]:
         return name
 
     return apply
+
+
+def _renamed(rename: Callable[[str], str], name: str) -> str:
+    found = rename(name)
+    if not isinstance(found, str):
+        raise InvalidInput(f"rename= gave {found!r} for {name!r}; return a name")
+    return found
 
 
 def pair_names(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fwstore.base.errors import InvalidInput
@@ -145,3 +147,14 @@ def test_globs_that_select_nothing_are_refused_unless_lenient() -> None:
         pair_names(saved, wanted, only=["p/*", "q/*"])
     assert pair_names(saved, wanted, only=["p/*", "q/*"], strict=False) == {"p/a": "p/a"}
     assert pair_names(saved, wanted, only=[]) == {}
+
+
+def test_what_is_no_selection_is_told() -> None:
+    saved: Any = tensors("a")
+    wrong: Any
+    for wrong in (3, [3], b"a"):
+        with pytest.raises(InvalidInput, match="only= is a glob"):
+            pair_names(saved, saved, only=wrong)
+    for wrong, message in ((3, "rename= is a function"), (lambda _: None, "rename= gave None")):
+        with pytest.raises(InvalidInput, match=message):
+            pair_names(saved, saved, rename=wrong)
