@@ -15,4 +15,9 @@ def tell(message: str, *, stacklevel: int = 1) -> None:
         warnings.warn(message, stacklevel=stacklevel + 1)
     except UserWarning:
         # The save or the resume that this is about goes well without what the warning tells of.
-        logging.getLogger("fwstore").warning(message)
+        log(message)
+
+
+def log(message: str) -> None:
+    """Write a line to the log: by default it appears on stderr."""
+    logging.getLogger("fwstore").warning(message)

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fwstore.base.errors import FwstoreError, Unavailable
+from fwstore.base.notices import log
 from fwstore.sched.runtime import Runtime
 
 R = TypeVar("R")
 
 _FIRST_DELAY_S = 0.05
 _LAST_DELAY_S = 5.0
+# The seventh attempt failed: whoever waits should know for what.
+_TOLD_DELAY_S = _FIRST_DELAY_S * 2**6
 
 
 def retry(
@@ -24,7 +27,7 @@ def retry(
     deadline_s: float,
     transient: tuple[type[FwstoreError], ...] = (Unavailable,),
 ) -> R:
-    """Call an idempotent operation until it succeeds or the deadline is near.
+    """Call an idempotent operation until it succeeds or the deadline is near; after some seconds the log says so.
 
     Args:
         runtime: Its clock and its source of jitter.
@@ -40,10 +43,12 @@ def retry(
     while True:
         try:
             return operation()
-        except transient:
+        except transient as error:
             # Half of the delay is random, so that a thousand ranks do not come back together.
             pause_s = delay_s * (0.5 + runtime.ids.uniform() / 2)
             if runtime.clock.monotonic() + pause_s >= end:
                 raise
+            if delay_s == _TOLD_DELAY_S:
+                log(f"{error}; trying again for up to {end - runtime.clock.monotonic():.0f} s")
         runtime.clock.sleep(pause_s)
         delay_s = min(delay_s * 2, _LAST_DELAY_S)

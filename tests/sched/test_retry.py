@@ -55,6 +55,22 @@ def test_no_wait_ends_after_the_deadline() -> None:
     assert max(clock.pauses) <= 5
 
 
+def test_a_long_wait_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock = StepClock()
+
+    def operation() -> None:
+        raise Unavailable("no route to the store")
+
+    with pytest.raises(Unavailable):
+        retry(make_runtime(clock), operation, deadline_s=60)
+    (told,) = caplog.messages
+    assert "no route to the store; trying again for up to 5" in told
+    caplog.clear()
+    with pytest.raises(Unavailable):
+        retry(make_runtime(clock), operation, deadline_s=1)
+    assert caplog.messages == []
+
+
 def test_other_errors_are_not_tried_again() -> None:
     clock = StepClock()
 
