@@ -1,14 +1,14 @@
 """One rank's part of a save: from live tensors to durable packs and a contribution.
 
-Invariant: `prepare` is all that reads the caller's tensors (unless the save is blocking); `write` is all that
-touches the store; neither makes anything visible.
+Invariant: `prepare` and `copy_late` are all that reads the caller's tensors (unless the save is blocking); `write` is
+all that touches the store; none of them makes anything visible.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from fwstore.checkpoint.segments import Segment
 from fwstore.checkpoint.session import SaveRequest, Session, finite_metrics
 from fwstore.checkpoint.shard import Piece, Shard
 from fwstore.checkpoint.sources import batches_of
-from fwstore.checkpoint.stage import StagedSegment, stage, unchanged_chunks
+from fwstore.checkpoint.stage import StagedSegment, go_on, stage, unchanged_chunks
 from fwstore.checkpoint.states import INLINE_STATE_BYTES_MAX
 from fwstore.checkpoint.tree import flatten, tensor_slots
 from fwstore.content.contribution import contribution_of, encode_contribution
@@ -71,6 +71,10 @@ def parse_part(message: bytes) -> Part:
         raise Corrupt(f"a rank sent a malformed contribution: {error}") from error
 
 
+_Live = tuple[PlannedSegment, Piece]
+_Source = tuple[PlannedSegment, Piece | StagedSegment]
+
+
 @dataclass(eq=False)
 class Prepared:
     """What a rank will write: staged or live bytes, and chunks that need not be written.
@@ -79,7 +83,9 @@ class Prepared:
         plan: The chunks of the state.
         known: Where they lay before.
         reuse: True for every chunk of the plan that did not change.
-        sources: Segments of the state and their bytes.
+        steady: Numbers of the tensors that are compared with what lay there before.
+        late: Segments of the state that `copy_late` will compare and copy, and the caller's memory.
+        sources: The other segments of the state that are written, and their bytes.
         extra: The plan of the reserved tensors.
         extra_sources: Their segments and bytes.
         inline_state: The plain state when it fits the root.
@@ -93,9 +99,11 @@ class Prepared:
     plan: SavePlan
     known: Known
     reuse: np.ndarray[Any, np.dtype[np.bool_]]
-    sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
+    steady: frozenset[int]
     extra: SavePlan
-    extra_sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
+    extra_sources: list[_Source]
+    late: list[_Live] = field(default_factory=list)
+    sources: list[_Source] = field(default_factory=list)
     inline_state: bytes | None = None
     position: bytes | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -149,7 +157,7 @@ class SaveEngine:
             self._pool.prefault(size, runtime.scheduler)
 
     def prepare(self, request: SaveRequest, statistics: SaveStatistics) -> Prepared | None:
-        """Read the caller's tensors: stage what changed, and note what did not.
+        """Read the caller's tensors, but for those that may be copied late: stage what changed, note what did not.
 
         Returns:
             None when another rank skipped the save.
@@ -172,12 +180,36 @@ class SaveEngine:
             return None
         plan = self._plan_of(catalogue)
         known = self._known_of(plan)
-        prepared = self._choose(plan, known, catalogue, request, statistics)
-        prepared.position = position
-        prepared.metrics = metrics
-        prepared.inline_state = extra.inline_state
-        self._prepare_extra(prepared, extra.shards)
+        reserved = make_catalogue(extra.shards, {})
+        extra_plan = make_plan(reserved, {}, self.session.rank, None)
+        prepared = Prepared(
+            plan,
+            known,
+            np.zeros(plan.chunks, np.bool_),
+            self._steady,
+            extra_plan,
+            list(extra_plan.live(reserved)),
+            inline_state=extra.inline_state,
+            position=position,
+            metrics=metrics,
+        )
+        self._read(prepared, list(plan.live(catalogue)), extra.late, request, statistics)
         return prepared
+
+    def copy_late(
+        self, prepared: Prepared, statistics: SaveStatistics, check: Callable[[], None]
+    ) -> None:
+        """Read the tensors that `prepare` left; once this returns or raises, nothing reads them any more.
+
+        Args:
+            prepared: What `prepare` returned.
+            statistics: Receives the figures of this rank.
+            check: Called while tensors are read and after the last byte; raises to abandon the save.
+        """
+        late, prepared.late = prepared.late, []
+        sources = self._choose(prepared, late, statistics, check)
+        prepared.sources = sorted((*prepared.sources, *sources), key=_place)
+        check()
 
     def write(
         self,
@@ -240,11 +272,10 @@ class SaveEngine:
         aliases = {p: slot.alias for p, slot in tensor_slots(skeleton) if slot.alias is not None}
         adapters = self.session.access.adapters
         shards = {path: adapters.describe(path, value) for path, value in tensors.items()}
-        return make_catalogue(shards, aliases, self.session.world_size), self._extra(
-            request, skeleton
-        )
+        extra = self._extra(request, skeleton, request.late(tensors))
+        return make_catalogue(shards, aliases, self.session.world_size), extra
 
-    def _extra(self, request: SaveRequest, skeleton: Any) -> _Extra:
+    def _extra(self, request: SaveRequest, skeleton: Any, late: frozenset[TensorPath]) -> _Extra:
         shards: dict[TensorPath, Shard] = {}
         inline = None
         if self.session.rank == 0:
@@ -258,7 +289,7 @@ class SaveEngine:
         if request.per_rank is not None:
             encoded = encode_state(request.per_rank, name="per_rank")
             shards[rank_path(self.session.rank)] = bytes_shard(encoded)
-        return _Extra(shards, inline)
+        return _Extra(shards, inline, late)
 
     @collection_paused()
     def _plan_of(self, catalogue: Catalogue) -> SavePlan:
@@ -290,79 +321,66 @@ class SaveEngine:
             return Known.nothing(plan)
 
     @collection_paused()
-    def _choose(
+    def _read(
         self,
-        plan: SavePlan,
-        known: Known,
-        catalogue: Catalogue,
+        prepared: Prepared,
+        live: list[_Live],
+        late: frozenset[TensorPath],
         request: SaveRequest,
         statistics: SaveStatistics,
-    ) -> Prepared:
-        work = plan.work(catalogue)
-        reuse = np.zeros(plan.chunks, np.bool_)
-        changed: list[tuple[PlannedSegment, Piece]] = []
-        same = self._compare(plan, known, work)
-        for number, (planned, (_, piece)) in enumerate(zip(plan.segments, work, strict=True)):
+    ) -> None:
+        """Read what cannot wait; what is too large to be staged is not read here, but written as it lies there."""
+        # Whether a copy is too large is known only after the comparison, and then the caller must wait for it.
+        if late and not self._exceeds_staging(live):
+            paths = prepared.plan.paths
+            numbers = {number for number, path in enumerate(paths) if path in late}
+            prepared.late = [pair for pair in live if _tensor(pair) in numbers]
+            live = [pair for pair in live if _tensor(pair) not in numbers]
+        prepared.sources = self._choose(prepared, live, statistics, blocking=request.blocking)
+
+    def _choose(
+        self,
+        prepared: Prepared,
+        live: Sequence[_Live],
+        statistics: SaveStatistics,
+        check: Callable[[], None] = go_on,
+        *,
+        blocking: bool = False,
+    ) -> list[_Source]:
+        """Note which chunks did not change; return the others with their copied bytes, or live ones."""
+        changed: list[_Live] = []
+        same = self._compare(prepared, live, check)
+        for number, (planned, piece) in enumerate(live):
             mask = same.get(number)
             if mask is None:
                 changed.append((planned, piece))
                 continue
-            reuse[planned.rows] = mask
+            prepared.reuse[planned.rows] = mask
             changed += [(part, piece) for part in planned.without(mask)]
-        sources: list[tuple[PlannedSegment, Piece | StagedSegment]]
-        live = request.blocking or self._exceeds_staging(changed)
-        sources = list(changed) if live else self._stage(changed)
-        statistics.rank_bytes_staged = sum(
-            source.segment.size_bytes for _, source in sources if isinstance(source, StagedSegment)
-        )
-        return Prepared(plan, known, reuse, sources, plan, [], live=live)
+        if blocking or self._exceeds_staging(changed):
+            prepared.live = True
+            return list(changed)
+        copies = stage(_work(changed), self._pool, self.session.access.runtime, check)
+        statistics.rank_bytes_staged += _size(changed)
+        return [(planned, copy) for (planned, _), copy in zip(changed, copies, strict=True)]
 
-    def _exceeds_staging(self, changed: Sequence[tuple[PlannedSegment, Piece]]) -> bool:
+    def _exceeds_staging(self, live: Sequence[_Live]) -> bool:
         limit = self.session.access.runtime.limits.staging_bytes
-        return 0 < limit < sum(planned.segment.size_bytes for planned, _ in changed)
+        return 0 < limit < _size(live)
 
     def _compare(
-        self, plan: SavePlan, known: Known, work: Sequence[tuple[Segment, Piece]]
+        self, prepared: Prepared, live: Sequence[_Live], check: Callable[[], None]
     ) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """Return by segment which chunks did not change, for the tensors that were steady last time."""
+        """Return by position which chunks did not change, for the tensors that were steady last time."""
         digests = {}
-        for number, planned in enumerate(plan.segments):
-            if planned.segment.chunks.tensor in self._steady:
-                found = known.digests(planned.rows)
+        for number, (planned, _) in enumerate(live if prepared.steady else ()):
+            if planned.segment.chunks.tensor in prepared.steady:
+                found = prepared.known.digests(planned.rows)
                 if found is not None:
                     digests[number] = found
-        return unchanged_chunks(work, digests, self.session.access.runtime)
-
-    def _stage(
-        self, changed: Sequence[tuple[PlannedSegment, Piece]]
-    ) -> list[tuple[PlannedSegment, Piece | StagedSegment]]:
-        staged: list[tuple[PlannedSegment, Piece]] = []
-        live: list[tuple[int, tuple[PlannedSegment, Piece]]] = []
-        for index, (planned, piece) in enumerate(changed):
-            if getattr(piece.array, "stable", False):
-                live.append((index, (planned, piece)))
-            else:
-                staged.append((planned, piece))
-        copies = stage(
-            [(planned.segment, piece) for planned, piece in staged],
-            self._pool,
-            self.session.access.runtime,
-        )
-        sources: list[tuple[PlannedSegment, Piece | StagedSegment]] = [
-            (planned, copy) for (planned, _), copy in zip(staged, copies, strict=True)
-        ]
-        for index, source in live:
-            sources.insert(index, source)
-        return sources
-
-    def _prepare_extra(self, prepared: Prepared, shards: Mapping[TensorPath, Shard]) -> None:
-        catalogue = make_catalogue(shards, {})
-        plan = make_plan(catalogue, {}, self.session.rank, None)
-        prepared.extra = plan
-        prepared.extra_sources = [
-            (planned, piece)
-            for planned, (_, piece) in zip(plan.segments, plan.work(catalogue), strict=True)
-        ]
+        if not digests:
+            return {}
+        return unchanged_chunks(_work(live), digests, self.session.access.runtime, check)
 
     def _part(self, request: SaveRequest, prepared: Prepared, written: Written) -> bytes:
         offset = len(prepared.plan.tensors)
@@ -392,6 +410,23 @@ class SaveEngine:
 class _Extra:
     shards: dict[TensorPath, Shard]
     inline_state: bytes | None
+    late: frozenset[TensorPath]
+
+
+def _tensor(source: _Live) -> int:
+    return source[0].segment.chunks.tensor
+
+
+def _place(source: _Source) -> int:
+    return source[0].first
+
+
+def _size(live: Sequence[_Live]) -> int:
+    return sum(planned.segment.size_bytes for planned, _ in live)
+
+
+def _work(live: Sequence[_Live]) -> list[tuple[Segment, Piece]]:
+    return [(planned.segment, piece) for planned, piece in live]
 
 
 def _share_bytes(shard: Shard, world_size: int) -> int:

@@ -24,7 +24,7 @@ class SaveStatistics:
 
     Attributes:
         step: The step that was saved.
-        blocked_s: Time the caller waited, until its tensors could change again.
+        blocked_s: Time the caller waited until its tensors could change again: in `save`, and in `wait_staged`.
         durable_s: Time from the call to the acknowledged commit.
         bytes_logical: Bytes of all tensors of the snapshot, counted once.
         bytes_written: Bytes that all ranks wrote to packs.
@@ -55,6 +55,10 @@ def _nobody_counts() -> None:
     """Note nowhere that somebody heard how a save ended."""
 
 
+def _nothing_is_late(timeout: float | None) -> None:
+    """Return at once: no tensor is being read."""
+
+
 @dataclass
 class SaveHandle:
     """A save under way; behaves like a future of its checkpoint.
@@ -70,6 +74,9 @@ class SaveHandle:
     _future: Future[Checkpoint | None] = field(repr=False)
     _statistics: SaveStatistics = field(repr=False)
     _heard: Callable[[], object] = field(default=_nobody_counts, repr=False, compare=False)
+    _wait_staged: Callable[[float | None], None] = field(
+        default=_nothing_is_late, repr=False, compare=False
+    )
 
     @property
     def skipped(self) -> bool:
@@ -79,6 +86,21 @@ class SaveHandle:
     def done(self) -> bool:
         """Return whether the save has ended, well or not."""
         return self._future.done()
+
+    def wait_staged(self, timeout: float | None = None) -> None:
+        """Wait until the tensors of the save may change.
+
+        Only after a save with lazy staging is there anything to wait for. Interrupted while it waits, it gives the
+        save up.
+
+        Args:
+            timeout: Seconds to wait; None waits until the tensors are copied.
+
+        Raises:
+            Unavailable: The time ran out; the tensors are still being read and must not change.
+            FwstoreError: What made the copy, and with it the save, fail; the tensors may change.
+        """
+        self._wait_staged(timeout)
 
     def result(self, timeout: float | None = None) -> Checkpoint | None:
         """Wait until the save is durable and committed on every rank.

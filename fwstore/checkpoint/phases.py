@@ -109,12 +109,11 @@ def _write(
     grids = {} if base is None else {info.path: info for info in base.tensors()}
     plan = make_plan(catalogue, grids, naming.rank, None)
     known = Known.nothing(plan) if base is None else known_from([base], access.footers, plan)
-    pieces = [piece for _, piece in plan.work(catalogue)]
     written = write_chunks(
         access.store,
         access.runtime,
         WriteRequest(
-            batches=batches_of(plan, list(zip(plan.segments, pieces, strict=True)), known),
+            batches=batches_of(plan, list(plan.live(catalogue)), known),
             total_bytes=plan.size_bytes,
             tensors=plan.tensors,
             naming=naming,

@@ -92,11 +92,11 @@ class SavePlan:
         ]
         return np.concatenate([np.zeros(0, np.uint32), *parts])
 
-    def work(self, catalogue: Catalogue) -> list[tuple[Segment, Piece]]:
+    def live(self, catalogue: Catalogue) -> list[tuple[PlannedSegment, Piece]]:
         """Return the segments with the live pieces that hold their bytes now."""
         shards = list(catalogue.tensors.values())
         return [
-            (planned.segment, shards[planned.segment.chunks.tensor].pieces[planned.segment.piece])
+            (planned, shards[planned.segment.chunks.tensor].pieces[planned.segment.piece])
             for planned in self.segments
         ]
 

@@ -6,7 +6,7 @@ Invariant: every rank of a job has the same term and lineage; both came from the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,8 +14,11 @@ from fwstore.base.errors import InvalidInput
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.content.packing import PackNaming
+from fwstore.format.paths import TensorPath
 
 CodecChoice = Literal["raw", "zstd", "auto"]
+Staging = Literal["eager", "lazy"] | Callable[[Any], bool]
+"""When tensors are copied: before `save` returns, after it, or by tensor: those for which a function is true, after it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,6 +71,7 @@ class SaveRequest:
         position: Where the run stands in its data.
         per_rank: A plain value of this rank.
         blocking: Write from live memory instead of staging.
+        staging: Which tensors may be copied after the call.
         annotations: Named byte strings, from the leader.
     """
 
@@ -78,7 +82,16 @@ class SaveRequest:
     position: Any = None
     per_rank: Any = None
     blocking: bool = False
+    staging: Staging = "eager"
     annotations: Mapping[str, bytes] = field(default_factory=dict)
+
+    def late(self, tensors: Mapping[TensorPath, Any]) -> frozenset[TensorPath]:
+        """Return which tensors may be copied after the call."""
+        if self.blocking or self.staging == "eager":
+            return frozenset()
+        if self.staging == "lazy":
+            return frozenset(tensors)
+        return frozenset(path for path, value in tensors.items() if self.staging(value))
 
 
 def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Copies what must be saved out of the way of training, and says what did not change.
 
-Invariant: once `stage` returns, no staged byte aliases the caller's memory, so training may go on; a chunk
-that is skipped had, at that moment, the XXH3-128 of the chunk that its reference names.
+Invariant: once `stage` returns or raises, no staged byte aliases the caller's memory and no thread reads it, so
+training may go on; a chunk that is skipped had, at that moment, the XXH3-128 of the chunk that its reference names.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ Mask = npt.NDArray[np.bool_]
 
 _BATCH_BYTES = 8 << 20
 _ALIGNMENT = 64
+
+
+def go_on() -> None:
+    """Never stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,10 @@ def copy_segment(segment: Segment, piece: Piece, target: Bytes) -> None:
 
 
 def stage(
-    work: Sequence[tuple[Segment, Piece]], pool: BufferPool, runtime: Runtime
+    work: Sequence[tuple[Segment, Piece]],
+    pool: BufferPool,
+    runtime: Runtime,
+    check: Callable[[], None] = go_on,
 ) -> list[StagedSegment]:
     """Copy segments into pooled memory with all worker threads.
 
@@ -81,6 +88,7 @@ def stage(
         work: The segments and the pieces that hold them.
         pool: Gives the memory; kept warm between saves.
         runtime: Its scheduler runs the copies.
+        check: Called before every batch of segments; raises to stop.
 
     Returns:
         The staged segments in the order of `work`.
@@ -88,13 +96,18 @@ def stage(
     Raises:
         LimitExceeded: There is no memory for the copies; none is held back.
     """
+
+    def run(copy: _Copy) -> None:
+        check()
+        copy.run()
+
     copies: list[_Copy] = []
     try:
         with _copying(sum(segment.size_bytes for segment, _ in work)):
             for batch in _batches(work):
                 # One by one: what was leased before a failure must be given back.
                 copies.append(_Copy(batch, pool))  # noqa: PERF401
-            runtime.scheduler.map(_Copy.run, copies)
+            runtime.scheduler.map(run, copies)
     except BaseException:
         for copy in copies:
             copy.lease.release()
@@ -164,6 +177,7 @@ def unchanged_chunks(
     work: Sequence[tuple[Segment, Piece]],
     digests: Mapping[int, npt.NDArray[np.uint8]],
     runtime: Runtime,
+    check: Callable[[], None] = go_on,
 ) -> dict[int, Mask]:
     """Return which chunks still have the digest that they were stored with.
 
@@ -172,12 +186,14 @@ def unchanged_chunks(
         digests: By position in `work`, the XXH3-128 of every chunk as stored raw, shape (chunks, 16);
             segments without an entry are not compared.
         runtime: Its scheduler runs the hashing.
+        check: Called before every segment; raises to stop.
 
     Returns:
         A mask of chunks for every position in `digests`.
     """
 
     def compare(position: int) -> Mask:
+        check()
         return _equal(*work[position], digests[position])
 
     return dict(zip(digests, runtime.scheduler.map(compare, list(digests)), strict=True))

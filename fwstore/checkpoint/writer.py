@@ -1,15 +1,14 @@
 """The writing end of a run: one job, one term, many saves.
 
-Invariant: at most one save uploads and one waits staged; saves commit in the order in which they were
-called; after `Fenced` nothing more is written.
+Invariant: at most one save uploads and one waits staged; at most one reads the caller's tensors; saves commit in the
+order in which they were called; after `Fenced` nothing more is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -21,7 +20,6 @@ from fwstore.base.errors import (
     FwstoreError,
     InternalError,
     InvalidInput,
-    Unavailable,
 )
 from fwstore.base.notices import tell
 from fwstore.checkpoint.coordinator import Coordinator
@@ -37,62 +35,14 @@ from fwstore.checkpoint.outcome import (
     part_message,
     wait_outcome,
 )
-from fwstore.checkpoint.session import SaveRequest
+from fwstore.checkpoint.saving import Saving
+from fwstore.checkpoint.session import SaveRequest, Staging
 from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.format.root import Totals
 
 OnBusy = Literal["wait", "skip"]
 
 STEP_MAX = 10**15
-
-
-@dataclass(eq=False)
-class Saving:
-    """A save under way.
-
-    Attributes:
-        request: What was asked for.
-        statistics: Its figures.
-        started: Monotonic second of the call.
-        heard: Called when somebody asked how the save ended.
-        prepared: What will be written, once it is known.
-        abandoned: The caller gave up waiting for a blocking save.
-        result: The checkpoint, as soon as it is durable.
-        ended: Set when nothing of the save runs any more, retention included.
-    """
-
-    request: SaveRequest
-    statistics: SaveStatistics
-    started: float
-    heard: Callable[[], object]
-    prepared: Prepared | None = None
-    abandoned: bool = False
-    result: Future[Checkpoint | None] = field(default_factory=Future)
-    ended: Future[None] = field(default_factory=Future)
-
-    @property
-    def handle(self) -> SaveHandle:
-        """What the caller holds."""
-        return SaveHandle(self.request.step, self.result, self.statistics, self.heard)
-
-    def check(self) -> None:
-        """Stop a save whose caller has gone.
-
-        Raises:
-            Unavailable: It has.
-        """
-        if self.abandoned:
-            raise Unavailable(f"the save of step {self.request.step} was interrupted by its caller")
-
-    def end(self, checkpoint: Checkpoint | None, error: BaseException | None) -> None:
-        """Give the memory back and tell whoever waits."""
-        if self.prepared is not None:
-            self.prepared.release()
-            self.prepared = None
-        if error is not None:
-            self.result.set_exception(error)
-        else:
-            self.result.set_result(checkpoint)
 
 
 class Writer:
@@ -153,9 +103,10 @@ class Writer:
         position: Any = None,
         per_rank: Any = None,
         on_busy: OnBusy = "wait",
+        staging: Staging = "eager",
         blocking: bool = False,
     ) -> SaveHandle:
-        """Save a state; returns when the tensors may change again.
+        """Save a state; returns when the tensors may change again, unless staging is lazy.
 
         Args:
             step: The optimizer step; every rank passes the same.
@@ -165,6 +116,9 @@ class Writer:
             position: Where the run stands in its data, a plain value from rank 0 of at most 128 KiB.
             per_rank: A plain value of this rank alone, such as the state of its random generators.
             on_busy: What to do when an earlier save is still staged: "wait" for it or "skip" this one.
+            staging: "eager" copies the tensors before the call returns. "lazy" copies them afterwards: none may
+                change until `SaveHandle.wait_staged` has returned. A function that is given a tensor says whether
+                that one may be copied late. A state larger than `Limits.staging_bytes` is never copied late.
             blocking: Write straight from the live tensors and return when committed, without staging.
 
         Returns:
@@ -179,17 +133,21 @@ class Writer:
         """
         started = self._runtime.clock.monotonic()
         save = self._endings.begin()
-        request = SaveRequest(save, step, state, metrics, position, per_rank, blocking=blocking)
+        request = SaveRequest(
+            save, step, state, metrics, position, per_rank, blocking=blocking, staging=staging
+        )
         heard = partial(self._unheard.pop, save, None)
-        saving = Saving(request, SaveStatistics(step=step), started, heard)
+        saving = Saving(request, SaveStatistics(step=step), self._runtime.clock, started, heard)
         try:
-            self._check(step, on_busy)
+            self._check(step, on_busy, staging)
             if on_busy == "skip" and self._busy():
                 return self._skip(saving)
-            self._wait_staged(0 if blocking else 1)
+            self._make_room(0 if blocking else 1)
             saving.prepared = self._engine.prepare(request, saving.statistics)
             if saving.prepared is None:
                 return self._skip(saving)
+            if not saving.prepared.late:
+                saving.staged.set_result(None)
         except BaseException as error:
             self._announce_failure(save, error)
             self._endings.end(save)
@@ -245,13 +203,17 @@ class Writer:
     ) -> None:
         self.close()
 
-    def _check(self, step: int, on_busy: str) -> None:
+    def _check(self, step: int, on_busy: str, staging: Staging) -> None:
         self._check_open()
         self._check_fence()
         if type(step) is not int or not 0 <= step < STEP_MAX:
             raise InvalidInput(f"step must be an int from 0 to {STEP_MAX - 1}, not {step!r}")
         if on_busy not in get_args(OnBusy):
             raise InvalidInput(f"on_busy is 'wait' or 'skip', not {on_busy!r}")
+        if staging not in ("eager", "lazy") and not callable(staging):
+            raise InvalidInput(
+                f"staging is 'eager', 'lazy' or a function of a tensor, not {staging!r}"
+            )
         if step in self._steps:
             raise AlreadyExists(
                 f"this job has saved step {step} before; a step is saved once per term"
@@ -268,11 +230,13 @@ class Writer:
     def _busy(self) -> bool:
         return any(not saving.result.done() for saving in self._savings)
 
-    def _wait_staged(self, most: int) -> None:
-        """Leave at most so many earlier saves running, so that memory holds few states."""
+    def _make_room(self, most: int) -> None:
+        """Leave at most so many earlier saves running, so that memory holds few states, and none that copies."""
         running = [saving for saving in self._savings if not saving.result.done()]
         while len(running) > most:
             running.pop(0).result.exception()
+        for saving in running:
+            saving.staged.exception()
         self._savings = [saving for saving in self._savings if not saving.ended.done()]
 
     def _begin_or_abandon(self, saving: Saving, *, wait: bool) -> None:
@@ -302,7 +266,7 @@ class Writer:
         self._engine.session.coordinator.put(part_key(saving.request.save, self.rank), SKIPPED)
         if self._leader is not None:
             self._engine.session.coordinator.put(outcome_key(saving.request.save), SKIPPED)
-        saving.result.set_result(None)
+        saving.end(None, None)
         self._endings.end(saving.request.save)
         return saving.handle
 
@@ -318,8 +282,12 @@ class Writer:
     def _finish(self, saving: Saving, before: Future[None] | None) -> None:
         """Bring a save to its end in the background, after the one before it."""
         try:
-            if before is not None:
-                before.result()
+            try:
+                if not saving.staged.done():
+                    self._copy_late(saving)
+            finally:
+                if before is not None:
+                    before.result()
             checkpoint = self._write_and_commit(saving)
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._remember(saving, error)
@@ -337,10 +305,19 @@ class Writer:
             finally:
                 saving.ended.set_result(None)
 
+    def _copy_late(self, saving: Saving) -> None:
+        """Copy what training may change next; it learns at once when it may."""
+        request, prepared = saving.request, _prepared(saving)
+        try:
+            self._engine.copy_late(prepared, saving.statistics, saving.check)
+        except BaseException as error:
+            saving.staged.set_exception(error)
+            self._announce_failure(request.save, error)
+            raise
+        saving.staged.set_result(None)
+
     def _write_and_commit(self, saving: Saving) -> Checkpoint | None:
-        request, prepared, statistics = saving.request, saving.prepared, saving.statistics
-        if prepared is None:
-            raise InternalError("a save began before it was prepared")
+        request, prepared, statistics = saving.request, _prepared(saving), saving.statistics
         try:
             self._check_fence()
             part = self._engine.write(request, prepared, statistics, saving.check)
@@ -385,6 +362,12 @@ class Writer:
             self._engine.forget()
         if isinstance(error, Fenced):
             self._fenced = error
+
+
+def _prepared(saving: Saving) -> Prepared:
+    if saving.prepared is None:
+        raise InternalError("a save began before it was prepared")
+    return saving.prepared
 
 
 def _take_totals(statistics: SaveStatistics, totals: Totals) -> None:

@@ -7,6 +7,7 @@ called `save`, though they went on changing it in place at once.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 
 import fwstore
+from fwstore import InternalError, Shard
 from support.coordinators import ThreadJob
 from support.faults import FaultyStore, Operation
+from support.held import HeldArray
 from support.sharded import rows, shard
 
 JOBS, SAVES = 4, 7
@@ -33,6 +36,7 @@ class Call:
     victim: int
     fault: str
     blocking: bool
+    staging: Any
     wait: bool
     skip: bool
     lone: bool
@@ -72,8 +76,9 @@ def plan_calls(rng: random.Random, first: int, world: int) -> list[Call]:
                 changed={name for name in names if rng.random() < 0.3},
                 names=list(names),
                 victim=rng.randrange(world),
-                fault=rng.choice(["", "", "", "", "store", "value"]),
+                fault=rng.choice(["", "", "", "", "store", "value", "copy"]),
                 blocking=rng.random() < 0.2,
+                staging=rng.choice(["eager", "lazy", lambda value: isinstance(value, Shard)]),
                 wait=rng.random() < 0.3,
                 skip=rng.random() < 0.2,
                 lone=rng.random() < 0.2,
@@ -92,6 +97,8 @@ def state_of(call: Call, rank: int, world: int, memory: Rank) -> dict[str, Any]:
         state["lone"] = np.full(3, float(call.step))
     if call.fault == "value" and rank == call.victim:
         state["odd"] = {1.5: np.ones(1)}
+    if call.fault == "copy" and rank == call.victim:
+        state["odd"] = HeldArray(np.ones(3), InternalError("the device is lost"), held=False).shard
     return state
 
 
@@ -107,8 +114,11 @@ def run_rank(job: ThreadJob, calls: list[Call], broken: list[bool], rank: int) -
                 call.step,
                 state_of(call, rank, world, memory),
                 blocking=call.blocking,
+                staging=call.staging,
                 on_busy="skip" if call.skip and rank == call.victim else "wait",
             )
+            with suppress(InternalError):
+                handle.wait_staged()
             if call.wait and handle.exception() is None:
                 handle._future.exception(60)
         except fwstore.FwstoreError as error:
