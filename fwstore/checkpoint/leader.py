@@ -15,19 +15,19 @@ from fwstore.base.config import VERSION
 from fwstore.base.errors import Conflict, Corrupt, FwstoreError, InvalidInput
 from fwstore.checkpoint.coordinator import wait_for
 from fwstore.checkpoint.endings import Endings
-from fwstore.checkpoint.engine import Part, parse_part
+from fwstore.checkpoint.engine import parse_part
 from fwstore.checkpoint.messages import outcome_key, part_key, vote_key
 from fwstore.checkpoint.outcome import (
     SKIPPED,
     Committed,
     committed_message,
     failure_message,
-    part_message,
     read_part,
 )
 from fwstore.checkpoint.session import SaveRequest, Session
 from fwstore.content.build import BuiltSnapshot, build_snapshot, write_manifest
-from fwstore.content.contribution import Contribution, Dictionaries, parse_contribution
+from fwstore.content.contribution import Contribution
+from fwstore.content.gather import Gathering
 from fwstore.content.lineages import keys_of
 from fwstore.format.groups import group_ranges
 from fwstore.format.keys import SnapshotId
@@ -189,7 +189,7 @@ class Leader:
             parts = self._gather(request, own, voted=voted)
             committed = None
             if parts is not None:
-                committed = self._committer.commit(draft, _contributions(parts))
+                committed = self._committer.commit(draft, parts.finish())
         except BaseException as error:
             self._answer(request.save, failure_message(error))
             raise
@@ -202,32 +202,42 @@ class Leader:
             if parts is not None:
                 self.endings.contributed(request.save, agreed=voted)
 
-    def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> list[Part] | None:
-        runtime, coordinator = self._session.access.runtime, self._session.coordinator
+    def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> Gathering | None:
+        """Return what all ranks brought, or None when one skipped the save; it is parsed while more arrives."""
+        runtime = self._session.access.runtime
         deadline = runtime.clock.monotonic() + runtime.limits.commit_timeout_s
-        parts = []
-        for rank in range(coordinator.world_size):
-            message = part_message(own)
+        parts = Gathering()
+        steps: list[int] = []
+        for rank in range(self._session.world_size):
+            stored: bytes | None = own
             if rank:
-                # A vote is of interest only while rank 0 took no part in the agreement that it asks for.
-                keys = (part_key(request.save, rank), vote_key(request.save, rank))
-                key, message = wait_for(
-                    coordinator,
-                    keys[:1] if voted else keys,
-                    runtime,
-                    deadline=deadline,
-                    sender=rank,
-                )
-                if key == keys[1]:
-                    raise Conflict(
-                        f"rank {rank} has other tensors than before, rank 0 has not; the next save settles it"
-                    )
-            stored = read_part(message, rank)
+                message = self._wait(request, rank, deadline, voted=voted)
+                stored = read_part(message, rank)
             if stored is None:
                 return None
-            parts.append(parse_part(stored))
-        _check_steps(parts, request)
+            part = parse_part(stored)
+            steps.append(part.step)
+            for contribution in part.contributions:
+                parts.add(contribution)
+        _check_steps(steps, request)
         return parts
+
+    def _wait(self, request: SaveRequest, rank: int, deadline: float, *, voted: bool) -> bytes:
+        """Return the part of a rank."""
+        # A vote is of interest only while rank 0 took no part in the agreement that it asks for.
+        keys = (part_key(request.save, rank), vote_key(request.save, rank))
+        key, message = wait_for(
+            self._session.coordinator,
+            keys[:1] if voted else keys,
+            self._session.access.runtime,
+            deadline=deadline,
+            sender=rank,
+        )
+        if key == keys[1]:
+            raise Conflict(
+                f"rank {rank} has other tensors than before, rank 0 has not; the next save settles it"
+            )
+        return message
 
     def _answer(self, save: int, outcome: bytes) -> None:
         """Tell all ranks how a save ended."""
@@ -243,13 +253,8 @@ def _own_packs(built: BuiltSnapshot) -> list[str]:
     return [pack.key(lineages) for pack in built.packs if pack.lineage == own]
 
 
-def _contributions(parts: Sequence[Part]) -> list[Contribution]:
-    known: Dictionaries = {}
-    return [parse_contribution(stored, known) for part in parts for stored in part.contributions]
-
-
-def _check_steps(parts: Sequence[Part], request: SaveRequest) -> None:
-    others = {rank: part.step for rank, part in enumerate(parts) if part.step != request.step}
+def _check_steps(steps: Sequence[int], request: SaveRequest) -> None:
+    others = {rank: step for rank, step in enumerate(steps) if step != request.step}
     if others:
         rank, step = next(iter(others.items()))
         raise InvalidInput(

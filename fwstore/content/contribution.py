@@ -7,8 +7,8 @@ lists itself; parsing allocates in proportion to the message, which is bounded.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -16,13 +16,15 @@ import numpy as np
 from fwstore.base.errors import Corrupt, LimitExceeded
 from fwstore.base.units import MIB
 from fwstore.content.places import Places
-from fwstore.format.columnar import Schema, Table, encode_table, parse_table
+from fwstore.format.columnar import encode_table, parse_table
 from fwstore.format.envelope import check_envelope, magic
+from fwstore.format.manytables import I64, NumberSchema, Tables, parse_tables
 from fwstore.format.packtable import PACK_SCHEMA, PackInfo, pack_columns, parse_packs
 from fwstore.format.root import LineageRef
 from fwstore.format.rows import (
     FRAGMENT_SCHEMA,
     RUN_SCHEMA,
+    U32,
     FragmentTable,
     RunTable,
     check_numbers,
@@ -36,7 +38,7 @@ from fwstore.format.tensor import TENSOR_SCHEMA, TensorInfo, parse_tensors, tens
 CONTRIBUTION_BYTES_MAX = 64 * MIB
 _KIND, _TENSORS_KIND, _ROWS_KIND = "part", "dict", "rows"
 _HEADER = struct.Struct("<8sI")
-_ROWS_SCHEMA: Schema = {**PACK_SCHEMA, **RUN_SCHEMA, **FRAGMENT_SCHEMA}
+_ROWS_SCHEMA: NumberSchema = {**PACK_SCHEMA, **RUN_SCHEMA, **FRAGMENT_SCHEMA}
 
 Dictionaries = dict[tuple[bytes, ...], tuple[TensorInfo, ...]]
 
@@ -66,7 +68,9 @@ class Contribution:
     bytes_reused: int = 0
 
 
-class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a rank sends; tables are parsed later, those of many ranks at once."""
+
     rank: int
     bytes_written: int
     bytes_reused: int
@@ -76,7 +80,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Message)
+_decoder = msgspec.msgpack.Decoder(Message)
 
 
 def contribution_of(
@@ -111,7 +115,7 @@ def encode_contribution(contribution: Contribution) -> bytes:
     """
     columns = pack_columns(contribution.packs) | run_columns(contribution.runs)
     columns |= fragment_columns(contribution.fragments)
-    message = _Message(
+    message = Message(
         contribution.rank,
         contribution.bytes_written,
         contribution.bytes_reused,
@@ -139,6 +143,16 @@ def parse_contribution(stored: bytes, known: Dictionaries) -> Contribution:
         Corrupt: The message is malformed.
         Unsupported: It comes from another version of fwstore.
     """
+    return join_messages([decode_message(stored)], known)
+
+
+def decode_message(stored: bytes) -> Message:
+    """Return a message taken apart; what it holds is not parsed yet.
+
+    Raises:
+        Corrupt: The message is malformed.
+        Unsupported: It comes from another version of fwstore.
+    """
     check_envelope(stored, _KIND)
     if len(stored) > CONTRIBUTION_BYTES_MAX:
         raise Corrupt(
@@ -148,34 +162,88 @@ def parse_contribution(stored: bytes, known: Dictionaries) -> Contribution:
         message = _decoder.decode(memoryview(stored)[_HEADER.size :])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Corrupt(f"a contribution is malformed: {error}") from error
-    if message.dictionaries not in known:
-        known[message.dictionaries] = _parse_tensors(message.dictionaries)
-    return _checked(
-        message, known[message.dictionaries], parse_table(_ROWS_KIND, _ROWS_SCHEMA, message.rows)
-    )
-
-
-def _checked(message: _Message, tensors: tuple[TensorInfo, ...], table: Table) -> Contribution:
-    ranks = np.array([len(info.shape) for info in tensors], np.int64)
-    contribution = Contribution(
-        rank=message.rank,
-        tensors=tensors,
-        lineages=message.lineages,
-        packs=parse_packs(table),
-        runs=parse_runs(table),
-        fragments=parse_fragments(table, ranks, 0),
-        bytes_written=message.bytes_written,
-        bytes_reused=message.bytes_reused,
-    )
     if min(message.rank, message.bytes_written, message.bytes_reused) < 0:
         raise Corrupt("a contribution holds a negative number")
-    if any(pack.lineage >= len(message.lineages) for pack in contribution.packs):
+    return message
+
+
+def join_messages(messages: Sequence[Message], known: Dictionaries) -> Contribution:
+    """Return one contribution of all ranks whose messages have the same dictionaries and lineages.
+
+    Args:
+        messages: At least one; rows are parsed by columns, however many there are.
+        known: Dictionaries parsed before.
+
+    Raises:
+        Corrupt: The rows of a message are malformed or refer to what the message does not list.
+        Unsupported: They are of another format version.
+    """
+    first = messages[0]
+    if first.dictionaries not in known:
+        known[first.dictionaries] = _parse_tensors(first.dictionaries)
+    tensors = known[first.dictionaries]
+    tables = parse_tables(_ROWS_KIND, _ROWS_SCHEMA, [message.rows for message in messages])
+    packs = _parse_packs(tables, len(first.lineages))
+    return Contribution(
+        rank=first.rank,
+        tensors=tensors,
+        lineages=first.lineages,
+        packs=packs,
+        runs=_parse_runs(tables, len(tensors)),
+        fragments=_parse_fragments(tables, tensors),
+        bytes_written=sum(message.bytes_written for message in messages),
+        bytes_reused=sum(message.bytes_reused for message in messages),
+    )
+
+
+def _parse_packs(tables: Tables, lineages: int) -> tuple[PackInfo, ...]:
+    _check_lengths(tables, PACK_SCHEMA)
+    packs = parse_packs(tables)
+    if any(pack.lineage >= lineages for pack in packs):
         raise Corrupt("a contribution names a pack of a lineage that it does not list")
-    check_numbers(contribution.runs.tensor, 0, len(tensors))
-    for column in (contribution.runs.pack, contribution.fragments.pack):
-        if len(column) and int(column.max()) >= len(contribution.packs):
-            raise Corrupt("a contribution refers to a pack that it does not list")
-    return contribution
+    return packs
+
+
+def _parse_runs(tables: Tables, tensors: int) -> RunTable:
+    _check_lengths(tables, RUN_SCHEMA)
+    counts = tables.counts["run_tensor"]
+    runs = parse_runs(tables, _borders(counts))
+    check_numbers(runs.tensor, 0, tensors)
+    return replace(runs, pack=_through(runs.pack, counts, tables))
+
+
+def _parse_fragments(tables: Tables, tensors: Sequence[TensorInfo]) -> FragmentTable:
+    _check_lengths(tables, list(FRAGMENT_SCHEMA)[:4])
+    _check_lengths(tables, ("fragment_offsets", "fragment_sizes"))
+    counts = tables.counts["fragment_tensor"]
+    ranks = np.array([len(info.shape) for info in tensors], np.int64)
+    fragments = parse_fragments(tables, ranks, 0, _borders(counts))
+    boxes = fragments.boxes.starts[np.cumsum(counts)]
+    if not np.array_equal(boxes, np.cumsum(tables.counts["fragment_sizes"])):
+        raise Corrupt("the boxes of a contribution are not those of its fragments")
+    return replace(fragments, pack=_through(fragments.pack, counts, tables))
+
+
+def _check_lengths(tables: Tables, names: Iterable[str]) -> None:
+    """Refuse tables whose columns differ in length, also where all tables together would not show it."""
+    counts = [tables.counts[name] for name in names]
+    if not all(np.array_equal(counts[0], other) for other in counts[1:]):
+        raise Corrupt("the columns of a contribution differ in length")
+
+
+def _borders(counts: I64) -> I64:
+    """Return the rows, but for the first, with which tables of so many rows begin."""
+    starts = np.unique(np.cumsum(counts)[:-1])
+    inside: I64 = starts[(starts > 0) & (starts < counts.sum())]
+    return inside
+
+
+def _through(pack: U32, counts: I64, tables: Tables) -> U32:
+    """Return the packs of the rows of many tables, numbered through."""
+    packs = tables.counts["pack_rank"]
+    if bool((pack >= np.repeat(packs, counts)).any()):
+        raise Corrupt("a contribution refers to a pack that it does not list")
+    return pack + np.repeat(np.cumsum(packs) - packs, counts).astype(np.uint32)
 
 
 def _encode_tensors(tensors: Sequence[TensorInfo]) -> list[bytes]:

@@ -77,8 +77,9 @@ def unite(lineage: LineageRef, contributions: Sequence[Contribution]) -> Union:
     )
     # A rank that did not know of a tie brought the bytes of the tied tensor; its twin's are used.
     tied = np.array([info.alias is not None for info in tensors], np.bool_)
-    runs = runs.take(~tied[runs.tensor])
-    fragments = fragments.take(~tied[fragments.tensor])
+    if tied.any():
+        runs = runs.take(~tied[runs.tensor])
+        fragments = fragments.take(~tied[fragments.tensor])
     packs, runs, fragments = _keep_used(all_packs, runs, fragments)
     lineages, packs = _keep_lineages(lineages, packs)
     return Union(tensors, lineages, packs, merge_runs(sort_runs(runs)), sort_fragments(fragments))

@@ -26,10 +26,10 @@ TABLE_BYTES_MAX = 24 * MIB
 Values = NDArray[Any] | Sequence[bytes]
 U64 = NDArray[np.uint64]
 
-_HEADER = struct.Struct("<8sIHH")
-_ENTRY = struct.Struct("<BBHIII")
+HEADER = struct.Struct("<8sIHH")
+ENTRY = struct.Struct("<BBHIII")
 _META_BYTES_MAX = 4096
-_RAW, _ZSTD = 0, 1
+RAW, ZSTD = 0, 1
 _ZSTD_LEVEL = 3
 _ZSTD_BYTES_MIN = 128
 _BYTES_OBJECT = 40
@@ -234,11 +234,11 @@ def encode_table(
             f"{TABLE_BYTES_MAX} bytes; split it"
         )
     directory = b"".join(
-        _ENTRY.pack(e.kind, e.compression, e.width, e.count, e.raw_length, e.stored_length)
+        ENTRY.pack(e.kind, e.compression, e.width, e.count, e.raw_length, e.stored_length)
         for e in entries
     )
     return b"".join(
-        [_HEADER.pack(magic(kind), 0, len(entries), len(meta)), directory, meta, *payloads]
+        [HEADER.pack(magic(kind), 0, len(entries), len(meta)), directory, meta, *payloads]
     )
 
 
@@ -250,23 +250,23 @@ def parse_table(kind: str, schema: Schema, stored: bytes) -> Table:
         Unsupported: The table is of another format version or needs an unknown feature.
     """
     check_envelope(stored, kind)
-    if len(stored) < _HEADER.size:
+    if len(stored) < HEADER.size:
         raise Corrupt(f"this {kind!r} table is cut short")
-    _, _, count, meta_length = _HEADER.unpack_from(stored)
-    payload_start = _HEADER.size + count * _ENTRY.size + meta_length
+    _, _, count, meta_length = HEADER.unpack_from(stored)
+    payload_start = HEADER.size + count * ENTRY.size + meta_length
     if count != len(schema) or meta_length > _META_BYTES_MAX or len(stored) < payload_start:
         raise Corrupt(
             f"this {kind!r} table is cut short or has {count} columns instead of {len(schema)}"
         )
     entries = [
-        Entry(*_ENTRY.unpack_from(stored, _HEADER.size + i * _ENTRY.size)) for i in range(count)
+        Entry(*ENTRY.unpack_from(stored, HEADER.size + i * ENTRY.size)) for i in range(count)
     ]
     _check_entries(kind, schema, entries, len(stored) - payload_start)
     columns: dict[str, Values] = {}
     start = payload_start
     for (name, column), entry in zip(schema.items(), entries, strict=True):
         payload = stored[start : start + entry.stored_length]
-        raw = decompress_frame(payload, entry.raw_length) if entry.compression == _ZSTD else payload
+        raw = decompress_frame(payload, entry.raw_length) if entry.compression == ZSTD else payload
         columns[name] = column.decode(entry, raw)
         start += entry.stored_length
     return Table(columns, stored[payload_start - meta_length : payload_start])
@@ -274,24 +274,24 @@ def parse_table(kind: str, schema: Schema, stored: bytes) -> Table:
 
 def _encode_column(column: Column, values: Values) -> tuple[Entry, bytes]:
     width, raw = column.encode(values)
-    compression, payload = _RAW, raw
+    compression, payload = RAW, raw
     if len(raw) >= _ZSTD_BYTES_MIN:
         frame = compress_frame(raw, _ZSTD_LEVEL)
         if len(frame) <= len(raw) - len(raw) // 16:
-            compression, payload = _ZSTD, frame
+            compression, payload = ZSTD, frame
     return Entry(column.kind, compression, width, len(values), len(raw), len(payload)), payload
 
 
 def _check_entries(kind: str, schema: Schema, entries: Sequence[Entry], payload_bytes: int) -> None:
     memory = 0
     for column, entry in zip(schema.values(), entries, strict=True):
-        if entry.kind != column.kind or entry.compression not in (_RAW, _ZSTD):
+        if entry.kind != column.kind or entry.compression not in (RAW, ZSTD):
             raise Corrupt(f"a column of this {kind!r} table is of an unexpected kind")
         if entry.count > ROWS_MAX:
             raise Corrupt(
                 f"a column of this {kind!r} table claims {entry.count} rows; {ROWS_MAX} are allowed"
             )
-        if entry.compression == _RAW and entry.stored_length != entry.raw_length:
+        if entry.compression == RAW and entry.stored_length != entry.raw_length:
             raise Corrupt(f"an uncompressed column of this {kind!r} table has two lengths")
         memory += column.memory(entry)
     if memory > TABLE_BYTES_MAX:

@@ -17,13 +17,12 @@ from fwstore.format.blocks import BLOCK_BYTES
 from fwstore.format.columnar import (
     FixedColumn,
     IntegerColumn,
-    Schema,
-    Table,
     Values,
     encode_table,
     parse_table,
 )
 from fwstore.format.keys import LineageKeys, PackName
+from fwstore.format.rows import Columns
 
 KIND = "pkts"
 PACKS_PER_PART = 4096
@@ -42,7 +41,7 @@ _NUMBERS = (
 )
 _TOKEN_BYTES, _DIGEST_BYTES = 8, 32
 
-PACK_SCHEMA: Schema = {
+PACK_SCHEMA: dict[str, IntegerColumn | FixedColumn] = {
     **{
         f"pack_{name}": IntegerColumn(np.int64, delta=name in ("rank", "number"))
         for name in _NUMBERS
@@ -136,13 +135,13 @@ def pack_columns(packs: Sequence[PackInfo]) -> dict[str, Values]:
     return columns
 
 
-def parse_packs(table: Table) -> tuple[PackInfo, ...]:
+def parse_packs(table: Columns) -> tuple[PackInfo, ...]:
     """Return the packs of a parsed table.
 
     Raises:
         Corrupt: The columns differ in length or a pack is not sane.
     """
-    if len({len(table.columns[name]) for name in PACK_SCHEMA}) != 1:
+    if len({len(table.array(name)) for name in PACK_SCHEMA}) != 1:
         raise Corrupt("the columns of a pack table differ in length")
     numbers = [table.array(f"pack_{name}").tolist() for name in _NUMBERS]
     tokens, digests = table.array("pack_token").tobytes(), table.array("pack_digest").tobytes()

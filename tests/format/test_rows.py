@@ -199,3 +199,13 @@ def test_impossible_fragments_are_refused() -> None:
 def test_impossible_boxes_are_corrupt(offset: int, size: int) -> None:
     with pytest.raises(Corrupt):
         parse_boxes(np.array([1]), np.array([offset], np.int64), np.array([size], np.int64))
+
+
+def test_runs_are_sorted_by_cells_that_fill_all_bits() -> None:
+    far = (1 << 64) - 2
+    table = RunTable.of(
+        [(1, far, 1, 0, 0), (0, far, 1, 0, 1), (1, 3, 1, 0, 2), (0, 1 << 33, 1, 0, 3)]
+    )
+    assert sort_runs(table).first_chunk.tolist() == [3, 1, 2, 0]
+    near = RunTable.of([(1, 7, 1, 0, 0), (0, (1 << 32) - 1, 1, 0, 1), (1, 3, 1, 0, 2)])
+    assert sort_runs(near).first_chunk.tolist() == [1, 2, 0]
