@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 
 from benchmarks.common.processes import cpu_seconds
-from benchmarks.common.question import Figure, Mark, Question
+from benchmarks.common.question import Contest, Figure, Mark, Question
 from benchmarks.common.series import run
 from benchmarks.common.state import change, empty_like, size_of
 from benchmarks.common.trial import Figures, Trial
 
 OURS = ("fwstore async", "fwstore sync")
-PEERS = ("safetensors", "dcp sync", "dcp async", "torch_checkpointing", "orbax", "torchsnapshot")
+ASYNCHRONOUS = ("dcp async", "dcp process", "torch_checkpointing", "orbax", "torchsnapshot")
+SYNCHRONOUS = ("dcp sync", "safetensors")
 
 QUESTION = Question(
     name="cpu",
     title="What does it cost in processor time?",
-    subjects=("raw 2 threads", *OURS, *PEERS),
+    subjects=("raw 2 threads", *OURS, *ASYNCHRONOUS, *SYNCHRONOUS),
     floors=("raw 2 threads",),
     figures=(
         Figure("save_s_per_gb", "second save", "s/GB"),
@@ -27,6 +28,7 @@ QUESTION = Question(
         Mark("fwstore sync", "save_s_per_gb", 2.0, ("safetensors",)),
         Mark("fwstore sync", "load_s_per_gb", 2.0, ("safetensors",)),
     ),
+    contests=(Contest(OURS[0], ASYNCHRONOUS), Contest(OURS[1], SYNCHRONOUS)),
     note=(
         "User and system seconds of the process and its helpers, until the save is durable. fwstore hashes everything "
         "twice and verifies every byte; safetensors does neither."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.common.question import Figure, Mark, Question
+from benchmarks.common.question import Contest, Figure, Mark, Question
 from benchmarks.common.series import run
 from benchmarks.common.state import change
 from benchmarks.common.trial import Figures, Trial
@@ -23,6 +23,7 @@ QUESTION = Question(
         Mark("fwstore sync", "durable_s", 1.05, ("safetensors",)),
         Mark("fwstore sync", "durable_s", 0.85, ("dcp sync",)),
     ),
+    contests=(Contest("fwstore async", ASYNCHRONOUS), Contest("fwstore sync", SYNCHRONOUS)),
     note=(
         "Time from the call of a save until every byte is on the disk and the checkpoint can be found. Every byte "
         "changes between saves. Files are fsynced by the peer, or for it where it does not."

@@ -40,6 +40,14 @@ class Mark:
     against_figure: str = ""
 
 
+@dataclass(frozen=True)
+class Contest:
+    """One of ours and the peers that do the same kind of thing."""
+
+    ours: str
+    peers: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What one script asks.
@@ -48,6 +56,7 @@ class Question:
         name: Of the script and of its results.
         subjects: Whom it measures, by name in `benchmarks.peers` unless the script makes them itself.
         floors: Those of them that are the raw machine: no peers, but yardsticks.
+        contests: Who is compared with whom; none compares the first of ours with every peer.
         gigabytes: Size of the state.
         note: What a reader must know to understand the figures.
     """
@@ -58,6 +67,7 @@ class Question:
     figures: tuple[Figure, ...]
     floors: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
+    contests: tuple[Contest, ...] = ()
     gigabytes: float = 3.0
     repeats: int = 5
     note: str = ""
@@ -71,6 +81,12 @@ class Question:
     def peers(self) -> tuple[str, ...]:
         """The subjects that are neither fwstore nor the raw machine."""
         return tuple(s for s in self.subjects if s not in self.ours and s not in self.floors)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each of ours with each peer that it is compared with."""
+        contests = self.contests or (Contest(self.ours[0], self.peers),)
+        return [(contest.ours, peer) for contest in contests for peer in contest.peers]
 
     def figure(self, name: str) -> Figure:
         """Return the figure of a name."""
@@ -92,6 +108,7 @@ def question_from_json(values: dict[str, Any]) -> Question:
         marks=tuple(
             Mark(**{**mark, "against": tuple(mark["against"])}) for mark in values["marks"]
         ),
+        contests=tuple(Contest(c["ours"], tuple(c["peers"])) for c in values["contests"]),
         gigabytes=values["gigabytes"],
         repeats=values["repeats"],
         note=values["note"],

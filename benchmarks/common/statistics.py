@@ -48,7 +48,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One of ours beside the best of the others in one figure."""
+    """One of ours beside a peer in one figure."""
 
     figure: Figure
     ours: str
@@ -110,15 +110,14 @@ def _verdict(mark: Mark, value: float, noise: float, against: str) -> Verdict:
 
 
 def compare(question: Question, rows: Sequence[Row]) -> list[Comparison]:
-    """Return, for every figure, our best beside each peer; floors are no peers."""
+    """Return every figure of ours beside that of the peers that do the same kind of thing."""
     comparisons = []
     for figure in question.figures:
-        ours = best_of(rows, question.ours, figure.name)
-        for peer in question.peers:
+        for subject, peer in question.pairs:
+            ours = summary_of(rows, subject, figure.name)
             theirs = summary_of(rows, peer, figure.name)
             if ours is None or theirs is None or not theirs.median:
                 continue
-            ratio = ours[1].median / theirs.median
-            noise = ours[1].spread + theirs.spread
-            comparisons.append(Comparison(figure, ours[0], peer, ratio, noise))
+            ratio, noise = ours.median / theirs.median, ours.spread + theirs.spread
+            comparisons.append(Comparison(figure, subject, peer, ratio, noise))
     return comparisons

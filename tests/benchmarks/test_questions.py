@@ -41,6 +41,12 @@ class TestQuestion:
             figures = {figure.name for figure in question.figures}
             assert {mark.figure, mark.against_figure or mark.figure} <= figures
 
+    def test_it_compares_ours_with_peers(self, question: Question) -> None:
+        for ours, peer in question.pairs:
+            assert ours in question.ours
+            assert peer in question.peers
+        assert {peer for _, peer in question.pairs} == set(question.peers)
+
     def test_it_survives_json(self, question: Question) -> None:
         assert question_from_json(json.loads(json.dumps(question.as_json()))) == question
 
