@@ -67,6 +67,10 @@ class TensorAdapter(Protocol):
         """Return the same value for tensors that share the same memory in the same way, else None."""
         ...
 
+    def version(self, value: Any) -> int | None:
+        """Return a number that every change of the tensor in place raises, or None where nobody counts."""
+        ...
+
     def allocate(self, dtype: str, shape: tuple[int, ...]) -> Any:
         """Return a new tensor with undefined elements."""
         ...
@@ -124,6 +128,10 @@ class NumpyAdapter:
         if not value.size:
             return None
         return value.__array_interface__["data"][0], value.shape, value.strides, value.dtype.name
+
+    def version(self, value: Any) -> int | None:  # noqa: ARG002 - arrays are alike in this
+        """Return None: numpy does not count changes."""
+        return None
 
     def allocate(self, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Return an empty array.

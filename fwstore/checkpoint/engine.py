@@ -37,6 +37,7 @@ from fwstore.checkpoint.sources import batches_of
 from fwstore.checkpoint.stage import StagedSegment, go_on, stage, unchanged_chunks
 from fwstore.checkpoint.states import INLINE_STATE_BYTES_MAX
 from fwstore.checkpoint.tree import flatten, tensor_slots
+from fwstore.checkpoint.versions import Versions
 from fwstore.content.contribution import contribution_of, encode_contribution
 from fwstore.content.manifest import Manifest
 from fwstore.content.places import Places, concat_places
@@ -85,6 +86,7 @@ class Prepared:
         reuse: True for every chunk of the plan that did not change.
         steady: Numbers of the tensors that are compared with what lay there before.
         late: Segments of the state that `copy_late` will compare and copy, and the caller's memory.
+        versions: Those of the tensors that `copy_late` will copy, at the call.
         sources: The other segments of the state that are written, and their bytes.
         extra: The plan of the reserved tensors.
         extra_sources: Their segments and bytes.
@@ -102,6 +104,7 @@ class Prepared:
     steady: frozenset[int]
     extra: SavePlan
     extra_sources: list[_Source]
+    versions: Versions
     late: list[_Live] = field(default_factory=list)
     sources: list[_Source] = field(default_factory=list)
     inline_state: bytes | None = None
@@ -189,11 +192,12 @@ class SaveEngine:
             self._steady,
             extra_plan,
             list(extra_plan.live(reserved)),
+            extra.late,
             inline_state=extra.inline_state,
             position=position,
             metrics=metrics,
         )
-        self._read(prepared, list(plan.live(catalogue)), extra.late, request, statistics)
+        self._read(prepared, list(plan.live(catalogue)), request, statistics)
         return prepared
 
     def copy_late(
@@ -209,6 +213,7 @@ class SaveEngine:
         late, prepared.late = prepared.late, []
         sources = self._choose(prepared, late, statistics, check)
         prepared.sources = sorted((*prepared.sources, *sources), key=_place)
+        prepared.versions.check()
         check()
 
     def write(
@@ -272,10 +277,11 @@ class SaveEngine:
         aliases = {p: slot.alias for p, slot in tensor_slots(skeleton) if slot.alias is not None}
         adapters = self.session.access.adapters
         shards = {path: adapters.describe(path, value) for path, value in tensors.items()}
-        extra = self._extra(request, skeleton, request.late(tensors))
+        late = Versions(request.late(tensors), adapters)
+        extra = self._extra(request, skeleton, late)
         return make_catalogue(shards, aliases, self.session.world_size), extra
 
-    def _extra(self, request: SaveRequest, skeleton: Any, late: frozenset[TensorPath]) -> _Extra:
+    def _extra(self, request: SaveRequest, skeleton: Any, late: Versions) -> _Extra:
         shards: dict[TensorPath, Shard] = {}
         inline = None
         if self.session.rank == 0:
@@ -325,12 +331,12 @@ class SaveEngine:
         self,
         prepared: Prepared,
         live: list[_Live],
-        late: frozenset[TensorPath],
         request: SaveRequest,
         statistics: SaveStatistics,
     ) -> None:
         """Read what cannot wait; what is too large to be staged is not read here, but written as it lies there."""
         # Whether a copy is too large is known only after the comparison, and then the caller must wait for it.
+        late = prepared.versions.paths
         if late and not self._exceeds_staging(live):
             paths = prepared.plan.paths
             numbers = {number for number, path in enumerate(paths) if path in late}
@@ -410,7 +416,7 @@ class SaveEngine:
 class _Extra:
     shards: dict[TensorPath, Shard]
     inline_state: bytes | None
-    late: frozenset[TensorPath]
+    late: Versions
 
 
 def _tensor(source: _Live) -> int:

@@ -85,13 +85,13 @@ class SaveRequest:
     staging: Staging = "eager"
     annotations: Mapping[str, bytes] = field(default_factory=dict)
 
-    def late(self, tensors: Mapping[TensorPath, Any]) -> frozenset[TensorPath]:
-        """Return which tensors may be copied after the call."""
+    def late(self, tensors: Mapping[TensorPath, Any]) -> Mapping[TensorPath, Any]:
+        """Return the tensors that may be copied after the call."""
         if self.blocking or self.staging == "eager":
-            return frozenset()
+            return {}
         if self.staging == "lazy":
-            return frozenset(tensors)
-        return frozenset(path for path, value in tensors.items() if self.staging(value))
+            return tensors
+        return {path: value for path, value in tensors.items() if self.staging(value)}
 
 
 def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:

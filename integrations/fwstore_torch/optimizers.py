@@ -5,12 +5,13 @@ Invariant: a state is keyed by parameter names and never by positions, and loadi
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from fwstore import InvalidInput, TensorSlot
 from fwstore_torch.saved import SavedPart
@@ -37,6 +38,21 @@ class OptimizerPart:
         state = {names[k] if isinstance(k, int) else k: v for k, v in packed["state"].items()}
         groups = [{**g, "params": [names[i] for i in g["params"]]} for g in packed["param_groups"]]
         return {**packed, "state": state, "param_groups": groups}
+
+    def owned(self) -> Iterator[torch.Tensor]:
+        """Yield what nothing but a step changes: trained parameters and their states.
+
+        The forward pass may change a parameter that is not trained, such as a code book; and tensors in groups, such
+        as learning rates, belong to schedulers.
+        """
+        yield from (p for p in self._parameters() if p.requires_grad)
+        for state in self._optimizer.state.values():
+            if isinstance(state, dict):
+                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+    def before_step(self, hook: Callable[[], None]) -> RemovableHandle:
+        """Call a function before every step of the optimizer, until the handle is removed."""
+        return self._optimizer.register_step_pre_hook(lambda *_: hook())
 
     def destination(self, saved: SavedPart) -> Any:
         """Return the saved state; what is shaped like its parameter is spread like its parameter.

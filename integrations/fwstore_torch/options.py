@@ -19,6 +19,7 @@ class SaverOptions(TypedDict, total=False):
     trainable_only: bool
     rng: bool
     on_busy: Literal["wait", "skip"]
+    staging: Literal["eager", "lazy"]
     max_failures: int
     max_unsaved: str | float
     signals: Sequence[int]
@@ -63,6 +64,7 @@ def make_settings(given: SaverOptions) -> Settings:
         "trainable_only": False,
         "rng": True,
         "on_busy": "wait",
+        "staging": "eager",
         "max_failures": 3,
         "max_unsaved": "2h",
         "signals": STOP_SIGNALS,
@@ -80,6 +82,8 @@ def make_settings(given: SaverOptions) -> Settings:
         )
     if options["max_failures"] < 1:
         raise InvalidInput("max_failures must be at least 1: the failure at which to raise")
+    if options["staging"] not in ("eager", "lazy"):
+        raise InvalidInput(f"staging is 'eager' or 'lazy', not {options['staging']!r}")
     return Settings(
         every_steps=every if isinstance(every, int) else 0,
         every_s=parse_duration(every) if isinstance(every, str) else 0.0,

@@ -1,7 +1,8 @@
 """`Saver`: everything between a training loop and a run.
 
-Invariant: after `step` or `save` returns, the parts may change; a checkpoint appears in the run only
-complete, on all ranks or on none. A failed save, a stop signal or a dead rank never hangs a rank.
+Invariant: after `step` or `save` returns, the parts may change; with lazy staging, by the step of an optimizer part
+and, after `wait_staged`, by anything. A checkpoint appears in the run only complete, on all ranks or on none. A failed
+save, a stop signal or a dead rank never hangs a rank.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Self, Unpack
 
 from fwstore import Checkpoint, FwstoreError, InvalidInput, Run, SaveHandle, Unavailable, Writer
 from fwstore_torch.failures import FailureLimit, tell
+from fwstore_torch.late import LateCopies
 from fwstore_torch.models import ModelPart
 from fwstore_torch.optimizers import OptimizerPart
 from fwstore_torch.options import SaverOptions, make_settings
@@ -44,6 +46,8 @@ class Saver:
             - trainable_only: Leave out parameters that do not require gradients.
             - rng: Save and restore the random generators of every rank.
             - on_busy: ``"wait"`` for an earlier save that is still staged, or ``"skip"``.
+            - staging: ``"eager"`` copies all tensors before a save returns. ``"lazy"`` copies what the optimizers
+              own while the next forward and backward pass run; their next step waits for it. See `wait_staged`.
             - max_failures: The failed save in a row that raises; those before it warn.
             - max_unsaved: Time without a durable checkpoint after which a failed save raises.
             - signals: The signals that ask the job to stop; SIGTERM and SIGUSR1.
@@ -85,6 +89,11 @@ class Saver:
         self._final: int | None = None
         self._closed = False
         self._stopped: StopTraining | None = None
+        self._late = (
+            LateCopies([p for p in self._shared.values() if isinstance(p, OptimizerPart)])
+            if self._settings.options["staging"] == "lazy"
+            else None
+        )
 
     @property
     def writer(self) -> Writer:
@@ -194,6 +203,15 @@ class Saver:
         """
         return self._save(step, metrics, position, on_busy="wait")
 
+    def wait_staged(self) -> None:
+        """Wait until anything may change the parts; with eager staging that is always so.
+
+        The optimizers wait by themselves. A loop that changes parameters in another way after a save and before
+        the next step of an optimizer calls this first.
+        """
+        if self._late is not None:
+            self._late.wait()
+
     def steps(self, total: int) -> Iterator[int]:
         """Yield the steps that are left, and save the last one.
 
@@ -294,7 +312,10 @@ class Saver:
             position=position,
             per_rank=self._per_rank(),
             on_busy=on_busy,
+            staging="eager" if self._late is None else self._late.is_late(),
         )
+        if self._late is not None:
+            self._late.watch(handle)
         self._handle = handle
         self._limit.watch(handle)
         return handle
@@ -341,6 +362,8 @@ class Saver:
 
     def _let_go(self, patience_s: float = _FAREWELL_S) -> None:
         self._closed = True
+        if self._late is not None:
+            self._late.close()
         if self._signals is not None:
             self._signals.close()
         if self._rounds is not None:

@@ -111,6 +111,11 @@ class TorchAdapter:
         signs = value.is_conj(), value.is_neg()
         return value.device, where, value.dtype, value.shape, value.stride(), signs
 
+    def version(self, value: torch.Tensor) -> int | None:
+        """Return autograd's count of changes, which changes by way of `.data` escape."""
+        counted = not (isinstance(value, ShardedTensor) or value.is_inference())
+        return value._version if counted else None  # noqa: SLF001 - the only name it has
+
     def allocate(self, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Return a new tensor with undefined elements on torch's default device.
 

@@ -17,6 +17,8 @@ from torch.distributed.fsdp import fully_shard
 
 import fwstore
 from fwstore_torch import PerRank, Saver
+from fwstore_torch.late import LateCopies
+from fwstore_torch.parts import make_parts
 
 BATCH = 12
 
@@ -84,16 +86,35 @@ class Job:
         return error.square().mean()
 
 
-def train_to(rank: int, world_size: int, url: str, total: int, every: int = 2) -> dict[int, float]:
+def train_to(
+    rank: int, world_size: int, url: str, total: int, every: int = 2, staging: Any = "eager"
+) -> dict[int, float]:
     """Resume the run and train up to a step; returns the loss of every step that was done."""
     job = Job(rank, world_size)
     losses = {}
     run = fwstore.open(url).run("job")
-    with Saver(run, job.parts, every=every, keep=fwstore.Keep(last=2)) as saver:
+    options: Any = {
+        "every": every,
+        "keep": fwstore.Keep(last=2),
+        "staging": staging,
+        "max_failures": 1,
+    }
+    with Saver(run, job.parts, **options) as saver:
         for step in saver.steps(total):
             losses[step] = job.train()
             saver.step(step, metrics={"loss": losses[step]})
     return losses
+
+
+def late_tensors(rank: int, world_size: int) -> set[str]:
+    """Return the tensors that are copied late, of a sharded model and its optimizer."""
+    job = Job(rank, world_size)
+    job.train()
+    parts: Any = make_parts(job.parts)[0]
+    is_late = LateCopies([parts["optimizer"]]).is_late()
+    states = parts["optimizer"].state()["state"]
+    values = {f"{n}/{key}": value for n, state in states.items() for key, value in state.items()}
+    return {name for name, v in (parts["model"].state() | values).items() if is_late(v)}
 
 
 def train_until_signalled(

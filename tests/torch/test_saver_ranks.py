@@ -13,12 +13,15 @@ from support.ranks import run_ranks
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
-def test_two_ranks_then_three_then_one_train_as_one_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("every", "staging"), [(2, "eager"), (1, "lazy")])
+def test_two_ranks_then_three_then_one_train_as_one_job(
+    tmp_path: Path, every: int, staging: str
+) -> None:
     (whole,) = run_ranks(1, torch_jobs.train_to, str(tmp_path / "whole"), 9)
     url = str(tmp_path / "parts")
     losses: dict[int, float] = {}
     for world_size, total in ((2, 4), (3, 7), (1, 9)):
-        of_ranks = run_ranks(world_size, torch_jobs.train_to, url, total)
+        of_ranks = run_ranks(world_size, torch_jobs.train_to, url, total, every, staging)
         assert all(rank == of_ranks[0] for rank in of_ranks)
         assert not losses.keys() & of_ranks[0].keys()
         losses |= of_ranks[0]
@@ -41,6 +44,15 @@ def test_all_ranks_stop_at_one_saved_step(tmp_path: Path, signals: dict[int, lis
     assert code == 143
     assert step >= min(s for steps in signals.values() for s in steps)
     assert fwstore.open(url).run("job").latest().step == step
+
+
+def test_shards_of_parameters_and_their_states_are_copied_late() -> None:
+    first, second = run_ranks(2, torch_jobs.late_tensors)
+    names = {f"{layer}.{kind}" for layer in (0, 2, 3) for kind in ("weight", "bias")}
+    states = {f"{n}/{key}" for n in names for key in ("step", "exp_avg", "exp_avg_sq")}
+    assert first == names | states
+    # The only row of the last layer is on the first rank.
+    assert second == {n for n in first if not n.startswith("3.") or n.endswith("/step")}
 
 
 def test_a_dead_rank_hangs_nobody(tmp_path: Path) -> None:
