@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import msgspec
 from msgspec import structs
@@ -81,7 +82,7 @@ def make_catalogue(
     world_size: int = 1,
 ) -> Catalogue:
     """Return the catalogue of a rank of a job."""
-    encoded = sorted((encode_path(path), path) for path in shards)
+    encoded = _in_order(tuple(shards))
     whole = [name for name, path in encoded if _is_common(path, shards[path])]
     groups = [
         _group(name, layout)
@@ -95,6 +96,12 @@ def make_catalogue(
         claims=claims,
         digest=_unkeyed.digest(claims),
     )
+
+
+@lru_cache(maxsize=4)
+def _in_order(paths: tuple[TensorPath, ...]) -> tuple[tuple[bytes, TensorPath], ...]:
+    """Return paths with their stored forms, sorted by those: from save to save they are mostly the same."""
+    return tuple(sorted((encode_path(path), path) for path in paths))
 
 
 def _group(name: bytes, layout: Layout) -> _Group:
@@ -111,7 +118,7 @@ def _stacked(groups: Sequence[_Group]) -> Layout:
 
 
 def _is_common(path: TensorPath, shard: Shard) -> bool:
-    if is_reserved(path) or shard.layout is not None or len(shard.pieces) != 1:
+    if shard.layout is not None or len(shard.pieces) != 1 or is_reserved(path):
         return False
     # A piece lies within the shape, so one of its sizes is the whole.
     return shard.pieces[0].box.sizes == shard.shape

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -103,19 +104,14 @@ class SavePlan:
 
 def structure_of(catalogue: Catalogue) -> Any:
     """Return a value that is equal for catalogues with the same plan, as long as grids are kept."""
-    tensors = tuple(
-        (path, shard.dtype, shard.shape, shard.layout, tuple(_geometry(p) for p in shard.pieces))
-        for path, shard in catalogue.tensors.items()
+    shards = catalogue.tensors.values()
+    # Lists of what shards share: they are made and compared without Python code for each tensor.
+    return (
+        list(catalogue.tensors),
+        list(map(attrgetter("form"), shards)),
+        list(map(attrgetter("layout"), shards)),
+        tuple(catalogue.aliases.items()),
     )
-    return tensors, tuple(catalogue.aliases.items())
-
-
-def _geometry(piece: Piece) -> tuple[Box, bool]:
-    return piece.box, _is_flat(piece)
-
-
-def _is_flat(piece: Piece) -> bool:
-    return isinstance(piece.array, np.ndarray) and piece.array.flags.c_contiguous
 
 
 def make_plan(catalogue: Catalogue, grids: Grids, rank: int, structure: Any) -> SavePlan:
@@ -127,16 +123,16 @@ def make_plan(catalogue: Catalogue, grids: Grids, rank: int, structure: Any) -> 
         rank: This rank.
         structure: What `structure_of` returned for the catalogue.
     """
-    chosen = [_grid(path, shard, grids) for path, shard in catalogue.tensors.items()]
     shards = list(catalogue.tensors.values())
+    chosen = _grids(catalogue, grids)
     owned = plan_owned(
         [
             Holding(
                 number,
-                itemsize(shard.dtype),
+                shard.form.raw.itemsize,
                 chosen[number],
                 shard.layout,
-                tuple(piece.box for piece in shard.pieces),
+                tuple([piece.box for piece in shard.pieces]),
             )
             for number, shard in enumerate(shards)
         ],
@@ -149,28 +145,47 @@ def make_plan(catalogue: Catalogue, grids: Grids, rank: int, structure: Any) -> 
         structure=structure,
         tensors=dictionary,
         paths=tuple(catalogue.tensors),
-        numbers=tuple(position[path] for path in catalogue.tensors),
+        numbers=tuple([position[path] for path in catalogue.tensors]),
         segments=segments,
-        chunks=sum(len(planned.segment.chunks) for planned in segments),
+        chunks=sum(len(planned.boxes) for planned in segments),
         size_bytes=sum(planned.segment.size_bytes for planned in segments),
     )
 
 
-def _grid(path: TensorPath, shard: Shard, grids: Grids) -> Grid:
-    kept = grids.get(path)
-    if kept is not None and (kept.dtype, kept.shape) == (shard.dtype, shard.shape):
-        return Grid(shard.shape, kept.cells)
-    return grid_of_layout(shard.shape, itemsize(shard.dtype), shard.layout)
+def _grids(catalogue: Catalogue, grids: Grids) -> list[Grid]:
+    """Return the grid of every tensor; those that have the same are given one."""
+    made: dict[object, Grid] = {}
+    found = []
+    for path, shard in catalogue.tensors.items():
+        kept = grids.get(path)
+        if kept is not None and (kept.dtype, kept.shape) == (shard.dtype, shard.shape):
+            key: object = (shard.shape, kept.cells)
+            if key not in made:
+                made[key] = Grid(shard.shape, kept.cells)
+        else:
+            # The catalogue keeps its layouts, so that no other can get the same identity meanwhile.
+            key = (shard.shape, shard.dtype, id(shard.layout))
+            if key not in made:
+                made[key] = grid_of_layout(shard.shape, itemsize(shard.dtype), shard.layout)
+        found.append(made[key])
+    return found
 
 
 def _segments(owned: Owned, shards: Sequence[Shard]) -> Iterator[Segment]:
-    for number in np.unique(owned.tensor).tolist():
-        cut = owned.of_tensor(number)
+    """Yield the segments of all tensors; a model has many of one form, which are split once."""
+    known: dict[object, list[Segment]] = {}
+    for number, cut in owned.by_tensor():
         shard = shards[number]
-        chunks = TensorChunks(
-            number, itemsize(shard.dtype), cut.cells, cut.offsets, cut.sizes, ~cut.whole
-        )
-        yield from split_segments(chunks, [_geometry(p) for p in shard.pieces], SEGMENT_BYTES)
+        arrays = (cut.cells, cut.offsets, cut.sizes, cut.whole)
+        key = (shard.form, *(array.tobytes() for array in arrays))
+        alike = known.get(key)
+        if alike is None:
+            chunks = TensorChunks(
+                number, itemsize(shard.dtype), cut.cells, cut.offsets, cut.sizes, ~cut.whole
+            )
+            known[key] = alike = list(split_segments(chunks, shard.form.pieces, SEGMENT_BYTES))
+        for segment in alike:
+            yield segment.of_tensor(number)
 
 
 def _planned(segments: Iterator[Segment], grids: Sequence[Grid]) -> Iterator[PlannedSegment]:
@@ -178,7 +193,7 @@ def _planned(segments: Iterator[Segment], grids: Sequence[Grid]) -> Iterator[Pla
     for segment in segments:
         chunks = segment.chunks
         boxes: list[Box | None] = [None] * len(chunks)
-        for row in np.flatnonzero(chunks.fragment).tolist():
+        for row in np.flatnonzero(chunks.fragment).tolist() if chunks.fragment.any() else ():
             cell = grids[chunks.tensor].cell_box(int(chunks.cells[row]))
             boxes[row] = chunks.box(row).relative_to(cell)
         yield PlannedSegment(segment, first, tuple(boxes))
@@ -191,6 +206,8 @@ def _dictionary(catalogue: Catalogue, grids: Sequence[Grid]) -> tuple[TensorInfo
         path: TensorInfo(path, shard.dtype, shard.shape, grid.cells)
         for (path, shard), grid in zip(catalogue.tensors.items(), grids, strict=True)
     }
+    if not catalogue.aliases:
+        return tuple(infos.values())
     ties = [
         replace(infos[first], path=path, alias=first) for path, first in catalogue.aliases.items()
     ]

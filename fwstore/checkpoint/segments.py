@@ -86,6 +86,22 @@ class Segment:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size_bytes", int(self.chunks.lengths.sum()))
 
+    def of_tensor(self, number: int) -> Segment:
+        """Return the same segment of another tensor that is cut alike; nothing is computed again."""
+        if number == self.chunks.tensor:
+            return self
+        one = self.chunks
+        chunks = TensorChunks(number, one.itemsize, one.cells, one.offsets, one.sizes, one.fragment)
+        found = object.__new__(Segment)
+        for name, kept in (
+            ("chunks", chunks),
+            ("piece", self.piece),
+            ("start", self.start),
+            ("size_bytes", self.size_bytes),
+        ):
+            object.__setattr__(found, name, kept)
+        return found
+
 
 def split_segments(
     chunks: TensorChunks, pieces: Sequence[tuple[Box, bool]], segment_bytes: int

@@ -6,7 +6,8 @@ integers of the element's size, so the layers below move bytes and never interpr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -84,6 +85,37 @@ class Piece:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """What a plan needs to know of a shard beside its layout; shards of one form have the same one.
+
+    Attributes:
+        raw: The numpy dtype of its elements.
+        pieces: Box of every piece, and whether its memory is C-contiguous.
+    """
+
+    raw: np.dtype[Any]
+    pieces: tuple[tuple[Box, bool], ...]
+
+
+@lru_cache(maxsize=1 << 16)
+def _form(dtype: str, shape: tuple[int, ...], pieces: tuple[tuple[Box, bool], ...]) -> Form:
+    """Return the one form of all such shards, checked once: a model has few, and every save describes all."""
+    try:
+        raw = raw_dtype(dtype)
+    except Unsupported as error:
+        raise InvalidInput(error.message) from error
+    whole = Box.whole(shape)
+    for box, _ in pieces:
+        if len(box.sizes) != len(shape) or not whole.contains(box):
+            raise InvalidInput(f"the box {box} lies outside the shape {shape}")
+    return Form(raw, pieces)
+
+
+def _is_flat(array: np.ndarray[Any, Any] | DeviceArray) -> bool:
+    return isinstance(array, np.ndarray) and array.flags.c_contiguous
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """What this rank holds of one tensor.
@@ -95,6 +127,7 @@ class Shard:
         layout: How all ranks divide the tensor. None: no other rank holds any of these elements, or, if
             this rank holds the whole tensor, every rank that has it does.
         kind: The framework whose tensor a load makes of it: ``"numpy"`` or ``"torch"``.
+        form: What plans need to know of it.
     """
 
     dtype: str
@@ -102,23 +135,17 @@ class Shard:
     pieces: tuple[Piece, ...]
     layout: Layout | None = None
     kind: str = "numpy"
+    form: Form = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            raw = raw_dtype(self.dtype)
-        except Unsupported as error:
-            raise InvalidInput(error.message) from error
-        whole = Box.whole(self.shape)
+        pieces = tuple((piece.box, _is_flat(piece.array)) for piece in self.pieces)
+        form = _form(self.dtype, self.shape, pieces)
+        object.__setattr__(self, "form", form)
         for piece in self.pieces:
-            if piece.array.dtype != raw:
+            if piece.array.dtype != form.raw:
                 raise InvalidInput(
                     f"a piece with elements of {piece.array.dtype.itemsize} bytes cannot hold {self.dtype}"
                 )
-            # Most tensors are one whole piece, and every save describes all of them.
-            if piece.box == whole:
-                continue
-            if len(piece.box.sizes) != len(self.shape) or not whole.contains(piece.box):
-                raise InvalidInput(f"the box {piece.box} lies outside the shape {self.shape}")
 
     def with_layout(self, layout: Layout) -> Shard:
         """Return the same shard with another layout; what was checked is not checked again."""

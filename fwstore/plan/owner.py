@@ -7,7 +7,7 @@ bytes at the same places; no plan depends on tensors that a replica does not hav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -89,19 +89,24 @@ class Owned:
         rows = np.flatnonzero(~self.whole)
         return Fragments(self.tensor[rows], self.cell[rows], self.boxes.take(rows))
 
-    def of_tensor(self, number: int) -> Cut:
-        """Return the chunks of one tensor."""
-        first, last = np.searchsorted(
-            self.tensor, np.array([number, number + 1], np.int64)
-        ).tolist()
-        where = slice(int(self.boxes.starts[first]), int(self.boxes.starts[last]))
-        shape = (last - first, -1) if last > first else (0, 0)
-        return Cut(
-            self.cell[first:last],
-            self.boxes.offsets[where].reshape(shape),
-            self.boxes.sizes[where].reshape(shape),
-            self.whole[first:last],
-        )
+    def by_tensor(self) -> Iterator[tuple[int, Cut]]:
+        """Yield the number of every tensor that has chunks, and its chunks."""
+        numbers, firsts = np.unique(self.tensor, return_index=True)
+        rows = [*firsts.tolist(), len(self.tensor)]
+        starts = self.boxes.starts[rows].tolist()
+        for index, number in enumerate(numbers.tolist()):
+            here = slice(rows[index], rows[index + 1])
+            boxes = slice(starts[index], starts[index + 1])
+            shape = (here.stop - here.start, -1)
+            yield (
+                number,
+                Cut(
+                    self.cell[here],
+                    self.boxes.offsets[boxes].reshape(shape),
+                    self.boxes.sizes[boxes].reshape(shape),
+                    self.whole[here],
+                ),
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,6 +238,7 @@ def _replica_groups(
     """Return the sets of ranks that share tensors with a rank, and the set of every tensor."""
     numbers: dict[tuple[int, ...], int] = {(): 0}
     known: dict[object, int] = {}
+    seen: dict[int, int] = {}
     group_of = np.zeros(len(holdings), np.int64)
     for position, holding in enumerate(holdings):
         layout = holding.layout
@@ -240,11 +246,14 @@ def _replica_groups(
             continue
         # A list of ranks is long and shared by many layouts: its identity stands for it here, and
         # the ranks of a group, which all of them compute alike, name the group.
-        key = (id(layout.ranks), layout.mesh, layout.placements)
-        if key not in known:
-            known[key] = numbers.setdefault(layout.replicas(rank), len(numbers))
-        group_of[position] = known[key]
-        if group_of[position] == 0 and holding.boxes:
+        group = seen.get(id(layout))
+        if group is None:
+            key = (id(layout.ranks), layout.mesh, layout.placements)
+            if key not in known:
+                known[key] = numbers.setdefault(layout.replicas(rank), len(numbers))
+            seen[id(layout)] = group = known[key]
+        group_of[position] = group
+        if group == 0 and holding.boxes:
             raise InvalidInput(
                 f"rank {rank} holds a part of tensor {holding.number} but is not in its layout"
             )

@@ -175,3 +175,32 @@ def test_a_structure_is_what_decides_a_plan() -> None:
         structure_of(catalogue_of({("v",): ("w",)}, w=shard(array))),
     ]
     assert all(other != same for other in others)
+
+
+def test_tensors_of_one_form_are_split_once_and_keep_their_bytes() -> None:
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.random((700, 900)) for name in "abcd"}
+    arrays["c"] = np.asfortranarray(arrays["c"])
+    catalogue = catalogue_of(**{name: shard(array) for name, array in arrays.items()})
+    plan = plan_of(catalogue)
+    assert content(plan, catalogue) == b"".join(arrays[name].tobytes() for name in "abcd")
+    segments = [planned.segment for planned in plan.segments]
+    of_a, _, of_c, of_d = ([s for s in segments if s.chunks.tensor == n] for n in range(4))
+    assert all(s.chunks.cells is t.chunks.cells for s, t in zip(of_a, of_d, strict=True))
+    assert all(segment.start >= 0 for segment in of_a)
+    assert all(segment.start < 0 for segment in of_c)
+
+
+def test_a_structure_sees_dtype_shape_memory_layout_and_names() -> None:
+    array = np.ones((4, 6), np.float32)
+    base = structure_of(catalogue_of(a=shard(array)))
+    assert base == structure_of(catalogue_of(a=shard(array.copy())))
+    for other in (
+        catalogue_of(b=shard(array)),
+        catalogue_of(a=shard(array.view(np.int32))),
+        catalogue_of(a=shard(array.reshape(6, 4))),
+        catalogue_of(a=shard(np.asfortranarray(array))),
+        catalogue_of(a=shard(array, EVERYONE)),
+        catalogue_of({("z",): ("a",)}, a=shard(array)),
+    ):
+        assert structure_of(other) != base

@@ -13,7 +13,7 @@ from fwstore.plan.box import Box
 from fwstore.plan.grid import Grid, grid_of_layout
 from fwstore.plan.layout import Layout, Split
 from fwstore.plan.owner import Holding, Owned, plan_owned
-from support.planning import grids, layout, layouts, splits
+from support.planning import cut_of, grids, layout, layouts, splits
 
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 
@@ -26,7 +26,7 @@ def holding(
 
 
 def count_elements(owned: Owned, number: int, times: NDArray[np.int64]) -> None:
-    cut = owned.of_tensor(number)
+    cut = cut_of(owned, number)
     for offsets, sizes in zip(cut.offsets.tolist(), cut.sizes.tolist(), strict=True):
         times[Box(tuple(offsets), tuple(sizes)).slices()] += 1
 
@@ -124,8 +124,9 @@ def test_the_share_does_not_depend_on_tensors_of_others() -> None:
     alone = plan_owned([holding(5, grid, shared, 1)], 1)
     private = [holding(n, grid, None, 1) for n in (1, 9)]
     beside = plan_owned([*private, holding(5, grid, shared, 1)], 1)
-    assert alone.of_tensor(5).cells.tolist() == beside.of_tensor(5).cells.tolist() == [2, 3]
-    assert beside.of_tensor(1).cells.tolist() == [0, 1, 2, 3]
+    cells = {number: cut.cells.tolist() for number, cut in beside.by_tensor()}
+    assert dict(alone.by_tensor())[5].cells.tolist() == cells[5] == [2, 3]
+    assert cells[1] == [0, 1, 2, 3]
 
 
 def test_layouts_with_the_same_replicas_share_together() -> None:
@@ -144,7 +145,7 @@ def test_without_a_layout_a_rank_writes_all_it_holds() -> None:
     grid = Grid((6,), ((1, 2),))
     boxes = (Box((0,), (1,)), Box((1,), (3,)))
     owned = plan_owned([Holding(0, 2, grid, None, boxes)], 7)
-    cut = owned.of_tensor(0)
+    ((_, cut),) = owned.by_tensor()
     assert cut.cells.tolist() == [0, 0, 1]
     assert cut.whole.tolist() == [False, False, True]
     assert cut.offsets.reshape(-1).tolist() == [0, 1, 2]
@@ -155,7 +156,7 @@ def test_nothing_held_is_nothing_owned() -> None:
     grid = Grid((0, 3), ((1, 1), (1, 3)))
     owned = plan_owned([Holding(0, 4, grid, None, (Box.whole((0, 3)),))], 0)
     assert len(owned) == len(owned.runs().tensor) == len(owned.fragments().tensor) == 0
-    assert len(owned.of_tensor(0)) == 0
+    assert not list(owned.by_tensor())
 
 
 def test_a_tensor_given_twice_is_refused() -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fwstore.format.rows import FragmentTable, RunTable, sort_fragments, sort_runs
 from fwstore.plan.box import Box
-from fwstore.plan.grid import Grid
+from fwstore.plan.grid import Cut, Grid
 from fwstore.plan.layout import Layout, Placement, Split
-from fwstore.plan.owner import Holding, plan_owned
+from fwstore.plan.owner import Holding, Owned, plan_owned
 from fwstore.plan.reshard import plan_reads
 
 Array = NDArray[Any]
@@ -92,6 +92,13 @@ class Saved:
         return pieces
 
 
+def cut_of(owned: Owned, number: int) -> Cut:
+    """Return the chunks of one tensor."""
+    nothing = np.zeros((0, 0), np.int64)
+    none = Cut(np.zeros(0, np.uint64), nothing, nothing, np.zeros(0, np.bool_))
+    return dict(owned.by_tensor()).get(number, none)
+
+
 def save(array: Array, grid: Grid, division: Layout) -> Saved:
     """Return a tensor as all ranks of a layout save it, one pack per rank."""
     chunks: dict[tuple[int, int], bytes] = {}
@@ -101,7 +108,7 @@ def save(array: Array, grid: Grid, division: Layout) -> Saved:
     for rank in division.ranks:
         held = division.boxes(array.shape, rank)
         owned = plan_owned([Holding(0, array.dtype.itemsize, grid, division, held)], rank)
-        cut = owned.of_tensor(0)
+        cut = cut_of(owned, 0)
         for number in range(len(cut)):
             box = Box(tuple(cut.offsets[number].tolist()), tuple(cut.sizes[number].tolist()))
             assert any(piece.contains(box) for piece in held)
