@@ -120,8 +120,11 @@ def no_places() -> Places:
 
 
 def concat_places(parts: Sequence[Places]) -> Places:
-    """Return all rows in their order; a pack that several parts name stands once."""
-    parts = [no_places(), *parts]
+    """Return all rows in their order, with the packs that they name, each once.
+
+    Packs without rows must not be carried along: over the saves of a job they would pile up.
+    """
+    parts = [no_places(), *(part.used() for part in parts)]
     lineages, renumbered = join_lineages([part.lineages for part in parts])
     numbers: dict[PackInfo, int] = {}
     pack_columns = []

@@ -35,9 +35,14 @@ def test_rows_keep_their_order_and_packs_stand_once() -> None:
 def test_only_packs_that_rows_name_are_kept() -> None:
     left, right = written()
     joined = concat_places([left, right])
-    kept = joined.take(np.arange(len(left), len(joined))).used()
-    assert [pack.rank for pack in kept.packs] == [1]
-    assert set(kept.pack.tolist()) == {0}
+    rest = joined.take(np.arange(len(left), len(joined)))
+    for kept in (
+        rest.used(),
+        concat_places([rest]),
+        concat_places([left.take(np.array([], np.int64)), rest]),
+    ):
+        assert [pack.rank for pack in kept.packs] == [1]
+        assert set(kept.pack.tolist()) == {0}
 
 
 def test_whole_cells_become_runs_and_the_rest_fragments() -> None:
