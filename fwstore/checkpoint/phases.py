@@ -25,8 +25,8 @@ from fwstore.content.contribution import (
     Contribution,
     contribution_of,
     encode_contribution,
-    parse_contribution,
 )
+from fwstore.content.gather import Gathering
 from fwstore.content.manifest import Manifest
 from fwstore.content.packing import PackNaming
 from fwstore.content.write import WriteRequest, write_chunks
@@ -155,10 +155,11 @@ def commit_save(
     if inline is None:
         reserved[STATE_PATH] = bytes_shard(encoded)
     extra = _write(access, session.naming(_ONLY_SAVE), reserved, None)
-    known: dict[Any, Any] = {}
-    contributions = [parse_contribution(part, known) for part in parts]
+    brought = Gathering()
+    for part in parts:
+        brought.add(part)
     draft = Draft(save=_ONLY_SAVE, step=ticket.step, state=inline, metrics=finite_metrics(metrics))
-    entry = Committer(session, term).commit(draft, [*contributions, extra]).entry
+    entry = Committer(session, term).commit(draft, [*brought.finish(), extra]).entry
     _expire(term, ticket.replaces)
     return entry
 

@@ -30,6 +30,8 @@ from fwstore.store.base import Store
 # Leaves are cut before they are encoded, so that few attempts turn out too large.
 _TENSORS_PER_LEAF = 1 << 13
 _ROWS_PER_LEAF = 1 << 18
+_SMALL_PARTS = 96
+_PACKS_PER_SMALL_PART = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,10 @@ def _leaf_ref(leaf: Leaf, stored: bytes, content_hash: ContentHash) -> LeafRef:
 
 
 def _encode_parts(packs: Sequence[PackInfo]) -> Iterator[tuple[int, int, bytes]]:
-    for first in range(0, len(packs), PACKS_PER_PART):
-        part = packs[first : first + PACKS_PER_PART]
+    # A load reads the parts that hold its packs, and the record of the snapshot names every part.
+    length = min(PACKS_PER_PART, max(_PACKS_PER_SMALL_PART, -(-len(packs) // _SMALL_PARTS)))
+    for first in range(0, len(packs), length):
+        part = packs[first : first + length]
         yield first, len(part), encode_pack_table(first, part)
 
 

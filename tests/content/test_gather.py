@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fwstore.base.errors import Corrupt
-from fwstore.content import gather
+from fwstore.content import build, gather
 from fwstore.content.contribution import Contribution, encode_contribution, parse_contribution
 from fwstore.content.gather import Gathering
 from fwstore.content.union import unite
@@ -176,3 +176,16 @@ def test_a_pack_of_the_next_rank_cannot_be_meant() -> None:
     few = replace(few, fragments=FragmentTable.of())
     with pytest.raises(Corrupt, match="pack that it does not list"):
         gathered([few, part(1)])
+
+
+@pytest.mark.parametrize(
+    ("packs", "parts", "longest"),
+    [(1, 1, 1), (1024, 1, 1024), (1025, 2, 1024), (100_000, 96, 1042), (500_000, 123, 4096)],
+)
+def test_a_rank_reads_few_packs_and_a_record_names_few_parts(
+    monkeypatch: pytest.MonkeyPatch, packs: int, parts: int, longest: int
+) -> None:
+    monkeypatch.setattr(build, "encode_pack_table", lambda first, part: b"")
+    found = list(build._encode_parts([pack(0)] * packs))
+    assert (len(found), max(count for _, count, _ in found)) == (parts, longest)
+    assert sum(count for _, count, _ in found) == packs
