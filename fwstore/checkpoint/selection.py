@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fwstore.base.errors import InvalidInput
 
@@ -55,7 +56,7 @@ def check_only(only: Only, names: Iterable[str]) -> None:
 def _globs(only: Only) -> list[str]:
     if only is None:
         return []
-    globs = [only] if isinstance(only, str) else only
+    globs: Any = [only] if isinstance(only, str) else only
     if not isinstance(globs, Collection) or not all(isinstance(glob, str) for glob in globs):
         raise InvalidInput(f"only= is a glob or a list of globs over tensor names, not {only!r}")
     return list(globs)
