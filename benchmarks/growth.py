@@ -132,16 +132,14 @@ def load(repository: fwstore.Repository, job: Job, meter: Meter) -> None:
     checkpoint = repository.run("bench").latest()
     manifest = checkpoint.manifest
     report("open the run and its newest checkpoint", meter, time.process_time() - started)
-    started = time.process_time()
     shards = job.world.fsdp * job.world.tensor
-    rows = [manifest.rows(info.path) for info in manifest.tensors()]
     packs = {pack.info.rank: pack.info for pack in manifest.all_packs()}
     mine = [packs[rank] for rank in range(1, job.ranks, shards) if rank in packs]
     numbers = {info.rank: number for number, info in enumerate(packs.values())}
-    meter.clear()
     fresh = repository.run("bench").latest().manifest
     meter.clear()
-    fresh.tensors()
+    started = time.process_time()
+    rows = [fresh.rows(info.path) for info in fresh.tensors()]
     fresh.packs([numbers[info.rank] for info in mine])
     footers = sum(info.footer_length for info in mine)
     meter.bytes += footers
