@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
+from fwstore.base.errors import FwstoreError
 from fwstore.codec.hashing import ContentHash, xxh3_128
 from fwstore.codec.registry import RAW, Codec, encode_verified
 from fwstore.content.lineages import join_lineages
@@ -113,6 +116,7 @@ class Lane:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._pack: OpenPack | None = None
+        self._closing: tuple[OpenPack, Future[PackInfo]] | None = None
         self.rows: list[Row] = []
         self.packs: list[PackInfo] = []
         self.keys: list[str] = []
@@ -129,12 +133,16 @@ class Lane:
                 self._take(group)
             if not self._shared.feed.stopped:
                 self._finish_pack()
+                self._await_pack()
         except BaseException:
             self._shared.feed.stop()
             raise
         finally:
             if self._pack is not None:
                 self._pack.abort()
+            # A pack that becomes durable after the write has failed is among those to be discarded.
+            with suppress(FwstoreError):
+                self._await_pack()
 
     def _take(self, group: Group) -> None:
         try:
@@ -216,10 +224,31 @@ class Lane:
         return self._pack
 
     def _finish_pack(self) -> None:
-        if self._pack is not None:
-            self.packs.append(self._pack.finish())
-            self.keys.append(self._pack.key)
-            self._pack = None
+        """Let the pack become durable while the next one is filled; at most one is on its way."""
+        pack, self._pack = self._pack, None
+        if pack is not None:
+            try:
+                self._await_pack()
+                # The chunks belong to the caller, who may take them back before the pack is durable.
+                pack.flush()
+            except BaseException:
+                pack.abort()
+                raise
+            self._closing = pack, self._shared.runtime.scheduler.spawn("pack", _finish, pack)
+
+    def _await_pack(self) -> None:
+        if self._closing is not None:
+            (pack, info), self._closing = self._closing, None
+            self.packs.append(info.result())
+            self.keys.append(pack.key)
+
+
+def _finish(pack: OpenPack) -> PackInfo:
+    try:
+        return pack.finish()
+    except BaseException:
+        pack.abort()
+        raise
 
 
 def collect_rows(lanes: Sequence[Lane], shared: Shared) -> Places:
