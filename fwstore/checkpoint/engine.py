@@ -366,9 +366,11 @@ class SaveEngine:
         if blocking or self._exceeds_staging(changed):
             prepared.live = True
             return list(changed)
-        copies = stage(_work(changed), self._pool, self.session.access.runtime, check)
-        statistics.rank_bytes_staged += _size(changed)
-        return [(planned, copy) for (planned, _), copy in zip(changed, copies, strict=True)]
+        moving = [source for source in changed if not _is_stable(source)]
+        copies = stage(_work(moving), self._pool, self.session.access.runtime, check)
+        statistics.rank_bytes_staged += _size(moving)
+        staged = [(planned, copy) for (planned, _), copy in zip(moving, copies, strict=True)]
+        return sorted((*staged, *filter(_is_stable, changed)), key=_place)
 
     def _exceeds_staging(self, live: Sequence[_Live]) -> bool:
         limit = self.session.access.runtime.limits.staging_bytes
@@ -421,6 +423,10 @@ class _Extra:
 
 def _tensor(source: _Live) -> int:
     return source[0].segment.chunks.tensor
+
+
+def _is_stable(source: _Live) -> bool:
+    return bool(getattr(source[1].array, "stable", False))
 
 
 def _place(source: _Source) -> int:

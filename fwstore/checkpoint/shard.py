@@ -66,7 +66,8 @@ class Piece:
     Attributes:
         box: Where it lies in the global shape.
         array: A numpy array of any strides, or a `DeviceArray`. An array of another dtype of the same
-            element size is taken as its raw bytes.
+            element size is taken as its raw bytes. One with a true attribute `stable`, such as a tensor in a
+            file that is imported, never changes and is therefore not copied before it is written.
     """
 
     box: Box

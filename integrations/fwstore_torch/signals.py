@@ -37,11 +37,12 @@ class StopTraining(SystemExit):
 
 
 class SignalWatch:
-    """Calls a function when a stop signal comes; restores the earlier handlers at `close`."""
+    """Calls a function when a stop signal comes; hands it on to the earlier handler after `close`."""
 
     def __init__(self, signals: Sequence[int], notice: Callable[[int], None]) -> None:
         self._notice = notice
         self._process = os.getpid()
+        self._open = True
         self._before: dict[int, Any] = {}
         # Python delivers signals to the main thread only; elsewhere handlers cannot be set.
         if threading.current_thread() is threading.main_thread():
@@ -49,16 +50,27 @@ class SignalWatch:
                 self._before[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signature of handlers
-        if os.getpid() == self._process:
+        if not self._open:
+            self._hand_on(number)
+        elif os.getpid() == self._process:
             self._notice(number)
         elif number == signal.SIGTERM:
             # This is how a pool or a loader ends its workers, and then it waits for them. Other signals go to
             # all processes of a job; the workers go on, so that the step can be done and saved.
-            self.close()
-            signal.raise_signal(number)
+            self._hand_on(number)
+
+    def _hand_on(self, number: int) -> None:
+        self._put_back(number)
+        signal.raise_signal(number)
+
+    def _put_back(self, number: int) -> None:
+        before = self._before[number]
+        signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def close(self) -> None:
         """Put the earlier handlers back; a second call does nothing."""
-        while self._before:
-            number, handler = self._before.popitem()
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._open = False
+        for number in self._before:
+            # Whoever watches since later keeps the signal; when it ends, this one hands on what comes.
+            if signal.getsignal(number) == self._handle:
+                self._put_back(number)

@@ -394,3 +394,35 @@ def test_memory_beyond_what_may_be_staged_is_not_made_ready(tmp_path: Path) -> N
     with fwstore.open(str(tmp_path), limits=limits) as repo, repo.run("r").writer() as writer:
         writer.warm_up({"w": np.ones(MIB)})
         assert writer._engine._pool.statistics().mapped_bytes == 0
+
+
+class Settled:
+    """Memory that never changes, behind a door of its own."""
+
+    def __init__(self, hidden: np.ndarray[Any, Any], *, stable: bool) -> None:
+        self.hidden, self.stable = hidden, stable
+        self.dtype, self.shape = hidden.dtype, hidden.shape
+
+    def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> None:
+        target[...] = self.hidden[slices]
+
+    def copy_from_host(self, slices: tuple[slice, ...], source: np.ndarray[Any, Any]) -> None:
+        raise NotImplementedError
+
+
+def test_what_never_changes_is_not_copied_aside(run: fwstore.Run) -> None:
+    hidden = np.arange(600, dtype=np.uint64).reshape(20, 30)
+
+    def held(*, stable: bool) -> fwstore.Shard:
+        piece = fwstore.Piece(fwstore.Box.whole(hidden.shape), Settled(hidden, stable=stable))
+        return fwstore.Shard("uint64", hidden.shape, (piece,))
+
+    state = {"a": np.ones(8), "b": held(stable=True), "c": held(stable=False), "d": np.ones(9)}
+    with run.writer() as writer:
+        handle = writer.save(0, state)
+        checkpoint = handle.result(PATIENCE_S)
+    assert handle.statistics().rank_bytes_staged == (8 + 600 + 9) * 8
+    assert checkpoint is not None
+    loaded = checkpoint.load()
+    for name in "bc":
+        np.testing.assert_array_equal(loaded[name], hidden)

@@ -80,8 +80,8 @@ def test_pins_and_tags_name_what_is_on_offer() -> None:
     with pytest.raises(InvalidInput):
         tag(log, "../best", first.id)
     log.append(lambda _: Expire((first.id,), "test"))
-    for refused in (lambda: pin(log, first.id, ""), lambda: tag(log, "x", first.id)):
+    for refused in (lambda: pin(log, first.id, "late"), lambda: tag(log, "x", first.id)):
         with pytest.raises(Expired):
             refused()
     with pytest.raises(NotFound):
-        pin(log, first.id.replace("t1", "t5"), "")
+        pin(log, first.id.replace("t1", "t5"), "unknown")

@@ -44,6 +44,41 @@ def test_a_forked_worker_outlives_the_stop_of_its_job_and_dies_when_it_is_termin
     watch.close()
 
 
+def test_watches_that_close_in_any_order_leave_the_first_handler() -> None:
+    heard: list[str] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append("script"))
+    try:
+        first = SignalWatch([signal.SIGUSR1], lambda _: heard.append("first"))
+        second = SignalWatch([signal.SIGUSR1], lambda _: heard.append("second"))
+        first.close()
+        signal.raise_signal(signal.SIGUSR1)
+        second.close()
+        second.close()
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == ["second", "script", "script"]
+
+
+def test_a_forked_worker_dies_however_many_watches_it_inherited() -> None:
+    fork = multiprocessing.get_context("fork")
+    both = [signal.SIGUSR1, signal.SIGTERM]
+    watches = [SignalWatch(both, lambda _: None) for _ in range(3)]
+    watches[1].close()
+    here, there = fork.Pipe()
+    worker = fork.Process(target=_wait_for_signals, args=(there, []), daemon=True)
+    worker.start()
+    try:
+        assert here.poll(30.0)
+        worker.terminate()
+        worker.join(30.0)
+    finally:
+        for watch in reversed(watches):
+            watch.close()
+    assert worker.exitcode == -signal.SIGTERM
+
+
 def test_other_threads_set_no_handlers() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     watches: list[SignalWatch] = []
