@@ -6,7 +6,7 @@ WORKERS ?= 2
 BENCH ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
-QUESTIONS := blocked durable load unchanged memory cpu gil s3 ranks history planning fragments
+QUESTIONS := blocked durable load unchanged memory cpu gil s3 ranks growth planning history records fragments tiles
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help

@@ -7,7 +7,7 @@ chunks by bytes, as `plan_owned` does. Layouts, grids, tables and messages come 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
@@ -32,13 +32,19 @@ _FOOTER_BYTES_PER_CHUNK = 48
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
-    """Chunks in the order of tensors and cells; `boxes` are the parts of cells, by position."""
+class _Form:
+    """Chunks of one tensor in the order of its cells; `boxes` are the parts of cells, by position."""
 
-    tensor: npt.NDArray[np.uint32]
     cell: npt.NDArray[np.uint64]
     size_bytes: npt.NDArray[np.int64]
     boxes: dict[int, tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut(_Form):
+    """Chunks of many tensors, one after another."""
+
+    tensor: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -103,28 +109,42 @@ class Job:
                 brought = _contribution(rank, cut, rows, lineage, term)
                 yield _with_dictionaries(encode_contribution(brought), dictionaries)
 
+    @cached_property
+    def _forms(self) -> tuple[list[TensorInfo], npt.NDArray[np.int64]]:
+        """Return a tensor of every form, and the form of every tensor: layers are alike."""
+        keys: dict[object, int] = {}
+        examples, numbers = [], []
+        for info in self.tensors:
+            key = (info.path[1], info.dtype)
+            if key not in keys:
+                keys[key] = len(keys)
+                examples.append(info)
+            numbers.append(keys[key])
+        return examples, np.array(numbers, np.int64)
+
     def _cut(self, shard: int) -> _Cut:
         """Return the chunks of one shard of every tensor."""
-        forms: dict[tuple[object, str], _Cut] = {}
-        parts: list[_Cut] = []
-        boxes = {}
-        first = 0
-        for number, info in enumerate(self.tensors):
-            key = (info.path[1], info.dtype)
-            if key not in forms:
-                forms[key] = self._cut_one(info, shard)
-            form = forms[key]
-            parts.append(replace(form, tensor=form.tensor + np.uint32(number)))
-            boxes.update({first + row: box for row, box in form.boxes.items()})
-            first += len(form.cell)
+        examples, form_of = self._forms
+        forms = [self._cut_one(info, shard) for info in examples]
+        lengths = np.array([len(form.cell) for form in forms], np.int64)
+        starts, counts = (np.cumsum(lengths) - lengths)[form_of], lengths[form_of]
+        firsts = np.cumsum(counts) - counts
+        row = np.repeat(starts - firsts, counts) + np.arange(int(counts.sum()))
+        boxes = {
+            int(first) + here: box
+            for number, form in enumerate(forms)
+            if form.boxes
+            for first in firsts[form_of == number]
+            for here, box in form.boxes.items()
+        }
         return _Cut(
-            np.concatenate([part.tensor for part in parts]),
-            np.concatenate([part.cell for part in parts]),
-            np.concatenate([part.size_bytes for part in parts]),
-            boxes,
+            np.concatenate([form.cell for form in forms])[row],
+            np.concatenate([form.size_bytes for form in forms])[row],
+            dict(sorted(boxes.items())),
+            np.repeat(np.arange(len(form_of), dtype=np.uint32), counts),
         )
 
-    def _cut_one(self, info: TensorInfo, shard: int) -> _Cut:
+    def _cut_one(self, info: TensorInfo, shard: int) -> _Form:
         weight = MODELS[self.model][int(info.path[1])]
         layout = layout_of(weight, self.world)
         grid = Grid(info.shape, info.cells)
@@ -140,8 +160,7 @@ class Job:
         parts = np.flatnonzero(~np.concatenate([cut.whole for cut in cuts])).tolist()
         origins, _ = grid.cell_boxes(cells)
         relative = offsets - origins
-        return _Cut(
-            np.zeros(len(cells), np.uint32),
+        return _Form(
             cells,
             np.prod(sizes, axis=1, dtype=np.int64) * itemsize(info.dtype),
             {row: (relative[row].tolist(), sizes[row].tolist()) for row in parts},

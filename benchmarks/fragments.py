@@ -1,4 +1,4 @@
-"""The share of bytes in fragments, for the shapes of large models: `python -m benchmarks.fragments`.
+"""Which share of the bytes is in fragments, for the shapes of large models? ``python -m benchmarks.fragments``.
 
 The figures come from the planning code that saves use; no byte is read or written. Every tensor counts
 as a bf16 weight and three fp32 copies (master weight and the two moments of AdamW).
@@ -6,17 +6,16 @@ as a bf16 weight and three fp32 copies (master weight and the two moments of Ada
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 
-from rich.console import Console
-
-from benchmarks.common.question import Figure, Question
-from benchmarks.common.results import RESULTS, Results, write_results
-from benchmarks.common.statistics import Row
-from benchmarks.common.tables import show
+from benchmarks.common.question import Figure, Mark, Point, Question
+from benchmarks.common.series import run
+from benchmarks.common.trial import Figures as Counted
+from benchmarks.common.trial import Trial
 from fwstore.plan.fragments import fragmentation
 from fwstore.plan.grid import Grid, grid_of_layout
 from fwstore.plan.layout import Layout, Placement, Split
@@ -142,13 +141,19 @@ def figures(model: str, world: World, born: World | None = None) -> Figures:
 
 
 def changes(model: str) -> Iterator[tuple[World, World]]:
-    """Yield the worlds of a model with each that a power of two, up to 8, of FSDP or EP away from it."""
+    """Yield the worlds of a model, each with those that it may be changed to."""
     for world in WORLDS[model]:
-        for factor in (2, 4, 8):
-            yield world, World(world.fsdp * factor, world.tensor, world.expert)
-            yield world, World(world.fsdp // factor, world.tensor, world.expert)
-            if world.expert > 1:
-                yield world, World(world.fsdp, world.tensor, max(1, world.expert // factor))
+        for to in changed(world):
+            yield world, to
+
+
+def changed(world: World) -> Iterator[World]:
+    """Yield the worlds that are a power of two, up to 8, of FSDP or EP away from one."""
+    for factor in (2, 4, 8):
+        yield replace(world, fsdp=world.fsdp * factor)
+        yield replace(world, fsdp=world.fsdp // factor)
+        if world.expert > 1:
+            yield replace(world, expert=max(1, world.expert // factor))
 
 
 @cache
@@ -172,64 +177,80 @@ def _mesh(*dimensions: tuple[int, Placement]) -> Layout:
     return Layout(mesh, placements, tuple(range(math.prod(mesh))))
 
 
-def subject_of(model: str, world: World) -> str:
-    """Return the row of a model in a world."""
-    return f"fwstore, {model} {world}"
+def _everywhere(
+    fsdp: Iterable[int], tensor: Iterable[int], expert: Iterable[int] = (1,)
+) -> tuple[World, ...]:
+    found = itertools.product(tensor, expert, fsdp)
+    # Expert parallelism divides the ranks that FSDP has.
+    return tuple(
+        World(shards, parts, groups) for parts, groups, shards in found if shards >= groups
+    )
 
 
-def rows() -> Iterator[Row]:
-    """Yield the figures of every model in every world, and the worst of what growth makes of them."""
-    for model, worlds in WORLDS.items():
-        for world in worlds:
-            found, ranks = figures(model, world), world.fsdp * world.tensor
-            grown = [
-                figures(model, to, born).percent for born, to in changes(model) if born == world
-            ]
-            yield {
-                "subject": subject_of(model, world),
-                "repeat": 0,
-                "figures": {
-                    "gb_per_rank": found.bytes_total / ranks / 1e9,
-                    "chunks_per_rank": found.chunks / ranks,
-                    "kib_per_chunk": found.bytes_total / found.chunks / 1024,
-                    "percent": found.percent,
-                    "grown_percent": max(grown),
-                },
-            }
+# What the page shows over the size of the job.
+SHOWN: dict[str, tuple[World, ...]] = {
+    "Llama-3-405B": _everywhere((8, 64, 256, 1024), (1, 4, 8)),
+    "Mixtral-8x22B": _everywhere((8, 64, 256, 1024), (1, 4, 8), (8,)),
+    "DeepSeek-V3": _everywhere((8, 64, 256, 1024), (1, 8), (8, 64)),
+}
+SUBJECTS = {
+    f"fwstore, {model} {world}": (model, world)
+    for model, worlds in SHOWN.items()
+    for world in worlds
+}
 
 
-TABLE = Question(
+def _line(model: str, world: World) -> str:
+    experts = f", EP {world.expert}" if world.expert > 1 else ""
+    return f"{model}, TP {world.tensor}{experts}"
+
+
+QUESTION = Question(
     name="fragments",
     title="Which share of the bytes is in fragments?",
-    subjects=tuple(
-        subject_of(model, world) for model, worlds in WORLDS.items() for world in worlds
-    ),
+    subjects=tuple(SUBJECTS),
     figures=(
         Figure("gb_per_rank", "GB per rank", ""),
         Figure("chunks_per_rank", "chunks per rank", ""),
         Figure("kib_per_chunk", "KiB per chunk", ""),
         Figure("percent", "in fragments", "%"),
-        Figure("grown_percent", "worst after growth", "%"),
+        Figure("shrunk_percent", "worst after fewer ranks", "%"),
+        Figure("grown_percent", "worst after more ranks", "%"),
     ),
+    marks=tuple(
+        Mark(f"fwstore, {model} {worlds[-1]}", "percent", 0.09) for model, worlds in SHOWN.items()
+    ),
+    axis="ranks",
+    points=tuple(
+        Point(subject, world.fsdp * world.tensor, _line(model, world))
+        for subject, (model, world) in SUBJECTS.items()
+    ),
+    gigabytes=0.0,
+    repeats=1,
     note=(
-        "Real models under FSDP x TP x EP, from the planning code that saves use; no byte is moved. Growth is a change "
-        "of FSDP or EP by a power of two, up to 8, with the grids of the world before: what the first save after it finds; "
-        "trained tensors then take new grids."
+        "Real models under FSDP x TP x EP, from the planning code that saves use; no byte is moved. The last columns are "
+        "of what the first save after a change of FSDP or EP by a power of two, up to 8, finds with the grids of before; "
+        "trained tensors then take new grids (docs/adr/fragments-after-growth.md says where a change cuts much)."
     ),
 )
 
 
-def main() -> None:
-    """Print the table and store it."""
-    results = Results(question=TABLE, machine={}, gigabytes=0.0, repeats=1, rows=list(rows()))
-    write_results(results, RESULTS / f"{TABLE.name}.json")
-    show(TABLE, results.rows, Console())
-    print("\nafter a change of FSDP or EP by a power of two, up to 8")
-    for model in MODELS:
-        for born, world in changes(model):
-            percent = figures(model, world, born).percent
-            print(f"{model:14}{born!s:>12} -> {world!s:<12}{percent:8.3f}%")
+def measure(trial: Trial) -> Counted:
+    """Count what one model makes of one world, and of every change of it."""
+    model, world = SUBJECTS[trial.subject]
+    found, ranks = figures(model, world), world.fsdp * world.tensor
+    fewer, more = [0.0], [0.0]
+    for to in changed(world):
+        (fewer if to.fsdp < world.fsdp else more).append(figures(model, to, world).percent)
+    return {
+        "gb_per_rank": found.bytes_total / ranks / 1e9,
+        "chunks_per_rank": found.chunks / ranks,
+        "kib_per_chunk": found.bytes_total / found.chunks / 1024,
+        "percent": found.percent,
+        "shrunk_percent": max(fewer),
+        "grown_percent": max(more),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    run(QUESTION)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
 from typing import Any
 
 import fwstore
-from benchmarks.common.question import Figure, Mark, Question
+from benchmarks.common.meter import Meter, MeteredStore
+from benchmarks.common.question import Figure, Mark, Point, Question
 from benchmarks.common.series import run
 from benchmarks.common.state import change
 from benchmarks.common.trial import Figures, Trial
 
-OURS = "fwstore sync"
-SAVES = 1000
 WINDOW = 25
+SAVES = {f"fwstore, {count:,} saves": count for count in (50, 200, 1000)}
+LARGEST = list(SAVES)[-1]
 
 QUESTION = Question(
     name="history",
     title="Does a run slow down as it grows?",
-    subjects=(OURS,),
+    subjects=tuple(SAVES),
     figures=(
         Figure("early_s", f"save, median of the first {WINDOW}"),
-        Figure("late_s", f"save, median of the last {WINDOW} of {SAVES}"),
+        Figure("late_s", f"save, median of the last {WINDOW}"),
+        Figure("early_cpu_s", f"CPU of a save, mean of the first {WINDOW}"),
+        Figure("late_cpu_s", f"CPU of a save, mean of the last {WINDOW}"),
         Figure("early_requests", "requests of an early save", ""),
         Figure("late_requests", "requests of a late save", ""),
-        Figure("early_open_s", "open and find the newest, early"),
-        Figure("late_open_s", "open and find the newest, late"),
+        Figure("open_s", "open and find the newest, afterwards"),
     ),
     marks=(
-        Mark(OURS, "late_s", 1.05, (OURS,), "early_s"),
-        Mark(OURS, "late_requests", 1.05, (OURS,), "early_requests"),
+        Mark(LARGEST, "late_s", 1.05, (LARGEST,), "early_s"),
+        Mark(LARGEST, "late_cpu_s", 1.05, (LARGEST,), "early_cpu_s"),
+        Mark(LARGEST, "late_requests", 1.05, (LARGEST,), "early_requests"),
     ),
+    axis="saves",
+    points=tuple(Point(subject, count) for subject, count in SAVES.items()),
     gigabytes=0.01,
     note=(
         "A small state, so that the bytes do not hide the bookkeeping; every byte changes between saves. Requests are "
@@ -41,45 +45,32 @@ QUESTION = Question(
 )
 
 
-class CountingStore:
-    """Passes every call on and counts it."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.calls: Counter[str] = Counter()
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if callable(found):
-            self.calls[name] += 1
-        return found
-
-
 def measure(trial: Trial) -> Figures:
-    """Save a thousand times."""
-    state = trial.state()
-    seconds, requests = [], []
-    opened: list[float] = []
+    """Save many times."""
+    state, count = trial.state(), QUESTION.size(trial.subject)
+    meter = Meter()
+    seconds, processor, requests = [], [], []
     with fwstore.open(trial.folder) as repository:
-        counting: Any = CountingStore(repository.store)
-        repository.store = counting
+        # The scheduler stays the one with threads: only the calls are counted.
+        store: Any = MeteredStore(repository.store, meter)
+        repository.store = store
         with repository.run("bench").writer() as writer:
-            for step in range(SAVES + 1):
+            for step in range(count + 1):
                 change(state)
-                before, started = counting.calls.total(), time.perf_counter()
+                before = (meter.rounds, time.process_time(), time.perf_counter())
                 writer.save(step, state, blocking=True)
-                seconds.append(time.perf_counter() - started)
-                requests.append(counting.calls.total() - before)
-                if step in (WINDOW, SAVES):
-                    opened.append(_open_seconds(trial))
+                requests.append(meter.rounds - before[0])
+                processor.append(time.process_time() - before[1])
+                seconds.append(time.perf_counter() - before[2])
     early, late = slice(1, 1 + WINDOW), slice(-WINDOW, None)
     return {
         "early_s": statistics.median(seconds[early]),
         "late_s": statistics.median(seconds[late]),
+        "early_cpu_s": statistics.mean(processor[early]),
+        "late_cpu_s": statistics.mean(processor[late]),
         "early_requests": statistics.median(requests[early]),
         "late_requests": statistics.median(requests[late]),
-        "early_open_s": opened[0],
-        "late_open_s": opened[1],
+        "open_s": _open_seconds(trial),
     }
 
 

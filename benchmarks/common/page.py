@@ -23,9 +23,12 @@ _ORDER = (
     "gil",
     "s3",
     "ranks",
-    "history",
+    "growth",
     "planning",
+    "history",
+    "records",
     "fragments",
+    "tiles",
 )
 _HEAD = """\
 # Benchmarks

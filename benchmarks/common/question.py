@@ -48,6 +48,20 @@ class Contest:
     peers: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Point:
+    """Where a subject stands in a plot over size.
+
+    Attributes:
+        size: On the axis.
+        line: The points of one line are joined.
+    """
+
+    subject: str
+    size: float
+    line: str = OURS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What one script asks.
@@ -57,6 +71,8 @@ class Question:
         subjects: Whom it measures, by name in `benchmarks.peers` unless the script makes them itself.
         floors: Those of them that are the raw machine: no peers, but yardsticks.
         contests: Who is compared with whom; none compares the first of ours with every peer.
+        axis: What grows from subject to subject, where the question is how something grows.
+        points: Where every subject stands on it.
         gigabytes: Size of the state.
         note: What a reader must know to understand the figures.
     """
@@ -68,6 +84,8 @@ class Question:
     floors: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
     contests: tuple[Contest, ...] = ()
+    axis: str = ""
+    points: tuple[Point, ...] = ()
     gigabytes: float = 3.0
     repeats: int = 5
     note: str = ""
@@ -87,6 +105,10 @@ class Question:
         """Each of ours with each peer that it is compared with."""
         contests = self.contests or (Contest(self.ours[0], self.peers),)
         return [(contest.ours, peer) for contest in contests for peer in contest.peers]
+
+    def size(self, subject: str) -> int:
+        """Return where a subject stands on the axis."""
+        return next(int(point.size) for point in self.points if point.subject == subject)
 
     def figure(self, name: str) -> Figure:
         """Return the figure of a name."""
@@ -109,6 +131,8 @@ def question_from_json(values: dict[str, Any]) -> Question:
             Mark(**{**mark, "against": tuple(mark["against"])}) for mark in values["marks"]
         ),
         contests=tuple(Contest(c["ours"], tuple(c["peers"])) for c in values["contests"]),
+        axis=values["axis"],
+        points=tuple(Point(**point) for point in values["points"]),
         gigabytes=values["gigabytes"],
         repeats=values["repeats"],
         note=values["note"],

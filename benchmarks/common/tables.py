@@ -32,7 +32,10 @@ def number(value: float) -> str:
 
 
 def table_of(question: Question, rows: Sequence[Row]) -> list[list[str]]:
-    """Return the table of medians, its heading first; subjects that gave nothing are left out."""
+    """Return the table of medians, its heading first; subjects that gave nothing are left out.
+
+    A row is a subject, or a figure where there are more of those.
+    """
     measured = {row["subject"] for row in rows}
     heading = ["", *(f"{f.title}, {f.unit}" if f.unit else f.title for f in question.figures)]
     body = [
@@ -40,7 +43,12 @@ def table_of(question: Question, rows: Sequence[Row]) -> list[list[str]]:
         for subject in question.subjects
         if subject in measured
     ]
-    return [heading, *body]
+    table = [heading, *body]
+    return (
+        table
+        if len(body) >= len(question.figures)
+        else [list(row) for row in zip(*table, strict=True)]
+    )
 
 
 def verdict_text(verdict: Verdict, question: Question) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.backing import back_memory
+from benchmarks.common.question import OURS
 from benchmarks.common.state import State, empty_like, make_state, same
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
@@ -87,9 +88,9 @@ class Trial:
 def versions(subject: str) -> str:
     """Return name and version of the distribution behind a subject."""
     adapter = PEERS.get(subject)
-    if adapter is None or not adapter.distribution:
-        return ""
-    return f"{adapter.distribution} {version(adapter.distribution)}"
+    # What grows is fwstore itself: its subjects are sizes.
+    distribution = adapter.distribution if adapter else OURS if subject.startswith(OURS) else ""
+    return f"{distribution} {version(distribution)}" if distribution else ""
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ class TestQuestion:
         assert callable(module.measure)
 
     def test_its_subjects_exist(self, question: Question) -> None:
-        assert set(question.subjects) <= PEERS.keys() | OWN_SUBJECTS
+        sizes = {point.subject for point in question.points}
+        assert set(question.subjects) <= PEERS.keys() | OWN_SUBJECTS | sizes
         assert set(question.floors) <= set(question.subjects)
         assert question.ours
         parts = [*question.ours, *question.floors, *question.peers]
@@ -40,6 +42,13 @@ class TestQuestion:
             assert {mark.subject, *mark.against} <= set(question.subjects)
             figures = {figure.name for figure in question.figures}
             assert {mark.figure, mark.against_figure or mark.figure} <= figures
+
+    def test_its_subjects_stand_on_its_axis(self, question: Question) -> None:
+        assert bool(question.axis) == bool(question.points)
+        if question.points:
+            assert [point.subject for point in question.points] == list(question.subjects)
+            places = [(point.line, point.size) for point in question.points]
+            assert len(set(places)) == len(places)
 
     def test_it_compares_ours_with_peers(self, question: Question) -> None:
         for ours, peer in question.pairs:
@@ -55,3 +64,11 @@ def test_there_is_a_script_for_every_question_of_a_reader() -> None:
     names = {question.name for question in QUESTIONS}
     assert names >= {"blocked", "durable", "load", "unchanged", "memory", "cpu", "gil"}
     assert names >= {"s3", "ranks", "history", "quick"}
+    assert names >= {"growth", "planning", "records", "fragments", "tiles"}
+
+
+def test_make_bench_asks_about_growth_like_about_everything_else() -> None:
+    makefile = Path(benchmarks.__path__[0]).parent / "Makefile"
+    (asked,) = re.findall("^QUESTIONS := (.*)$", makefile.read_text(), re.MULTILINE)
+    assert set(asked.split()) <= {question.name for question in QUESTIONS}
+    assert {question.name for question in QUESTIONS if question.points} <= set(asked.split())
