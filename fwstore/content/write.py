@@ -27,6 +27,8 @@ from fwstore.sched import Budget, Runtime
 from fwstore.store.base import Store
 
 _LANE_BYTES = 128 * MIB
+# A part that is filled, and some that are on their way.
+_PARTS_PER_LANE = 4
 
 
 def _go_on() -> None:
@@ -94,7 +96,7 @@ def write_chunks(store: Store, runtime: Runtime, request: WriteRequest) -> Writt
         feed=Feed(request.batches, request.check),
         budget=Budget(runtime.limits.inflight_bytes),
     )
-    lanes = [Lane(shared) for _ in range(_lane_count(runtime, request.total_bytes))]
+    lanes = [Lane(shared) for _ in range(_lane_count(store, runtime, request.total_bytes))]
     error = _run_all(lanes, runtime)
     if error is not None:
         _discard(store, [key for lane in lanes for key in lane.keys])
@@ -103,8 +105,13 @@ def write_chunks(store: Store, runtime: Runtime, request: WriteRequest) -> Writt
     return Written(collect_rows(lanes, shared), packs, add_tallies([lane.tally for lane in lanes]))
 
 
-def _lane_count(runtime: Runtime, total_bytes: int) -> int:
-    return max(1, min(runtime.scheduler.workers, -(-total_bytes // _LANE_BYTES)))
+def _lane_count(store: Store, runtime: Runtime, total_bytes: int) -> int:
+    useful = min(runtime.scheduler.workers, -(-total_bytes // _LANE_BYTES))
+    if store.capabilities.remote:
+        # The parts of all lanes share a memory, and every lane begins packs, which are requests.
+        limits = runtime.limits
+        useful = min(useful, limits.inflight_bytes // (_PARTS_PER_LANE * limits.part_bytes))
+    return max(1, useful)
 
 
 def _run_all(lanes: Sequence[Lane], runtime: Runtime) -> BaseException | None:

@@ -14,10 +14,13 @@ from typing import Any
 
 from fwstore.base.config import Environment, Limits
 from fwstore.base.errors import InvalidInput
+from fwstore.base.units import MIB
+from fwstore.sched.loans import Loans
 from fwstore.store.bucket import BucketAddress
 from fwstore.store.library import load_obstore
 from fwstore.store.seam import Seam
 
+_PART_BYTES_MIN = 5 * MIB
 _CONNECT_TIMEOUT_S = 5
 _RETRIES_MAX = 20
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -41,12 +44,16 @@ class Clients:
         library: The package `obstore` of this process.
         once: Sends each request once.
         patient: Repeats requests; for uploads in parts, whose requests nothing else can repeat.
+        part_bytes: Size of a part of an upload.
+        parts: Memory for them.
         process: The process whose threads serve them.
     """
 
     library: Any
     once: Any
     patient: Any
+    part_bytes: int
+    parts: Loans
     process: int
 
 
@@ -82,10 +89,16 @@ class ClientMaker:
         """Return the clients of this process."""
         if self._clients is None or self._clients.process != os.getpid():
             library = load_obstore()
+            part_bytes = max(self._limits.part_bytes, _PART_BYTES_MIN)
             with self.seam.translated(library, "open", ""):
                 make = self._constructor(library)
                 self._clients = Clients(
-                    library, make({"max_retries": 0}), make(self._retries()), os.getpid()
+                    library=library,
+                    once=make({"max_retries": 0}),
+                    patient=make(self._retries()),
+                    part_bytes=part_bytes,
+                    parts=Loans(part_bytes, self._limits.inflight_bytes // part_bytes),
+                    process=os.getpid(),
                 )
         return self._clients
 

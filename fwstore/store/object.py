@@ -162,7 +162,7 @@ class ObjectStore:
             seam=self._maker.seam,
             head=self.head,
         )
-        return ObjectUpload(target, self._runtime.limits.part_bytes)
+        return ObjectUpload(target)
 
     def close(self) -> None:
         """Release connections; they are made anew when needed."""

@@ -5,7 +5,7 @@ Invariant: the views alias the caller's memory, in order, and none is empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -52,11 +52,3 @@ def copy_into(views: Iterable[memoryview], source: Buffer) -> None:
     for view in views:
         np.copyto(np.frombuffer(view, np.uint8), content[position : position + view.nbytes])
         position += view.nbytes
-
-
-def private_copies(views: Iterable[memoryview], piece_bytes: int) -> Iterator[Buffer]:
-    """Yield the bytes of the views in memory of their own, in pieces of at most `piece_bytes`."""
-    for view in views:
-        content = np.frombuffer(view, np.uint8)
-        for start in range(0, view.nbytes, piece_bytes):
-            yield content[start : start + piece_bytes].copy().data

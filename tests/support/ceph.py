@@ -40,6 +40,7 @@ _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 _START_S = 120.0
 _COMMAND_S = 60.0
 _STORE_BYTES = 4 << 30
+# Without tcp_nodelay the gateway holds back the end of every small answer for the 40 ms of a delayed acknowledgement.
 _CONFIG = """
 [global]
 fsid = {fsid}
@@ -80,7 +81,7 @@ mgr initial modules =
 debug ms = 0
 
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{{rgw_port}}
+rgw frontends = beast endpoint=127.0.0.1:{{rgw_port}} tcp_nodelay=1
 rgw data = {root}/rgw
 rgw thread pool size = 64
 rgw cache enabled = true
