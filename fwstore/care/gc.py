@@ -24,7 +24,7 @@ from fwstore.care.retain import (
     plan_retention,
     returned_pins,
 )
-from fwstore.care.survey import Survey
+from fwstore.care.survey import ROOTS_READ_MAX, Survey
 from fwstore.format.record import AnyBody, Swept
 from fwstore.format.summary import CondemnEntry, PinEntry, SnapshotEntry
 from fwstore.log.fold import Fold
@@ -167,7 +167,7 @@ class _Collection:
         append_expire(log, plan.expired, describe_keep(keep) if keep else "old tails")
         if log.fold.closed is not None:
             mark_closed(log)
-        survey = Survey(log)
+        survey = self._survey()
         for given in survey.batches(survey.given_up(log.fold)):
             self._count(survey.condemn(given, self._return_borrowed))
         self._sweep(survey)
@@ -184,7 +184,7 @@ class _Collection:
         lifted = fold.imagine(without_pins=gone, expired=())
         plan = self._plan(lifted)
         imagined = lifted.imagine(without_pins=(), expired=[v.id for v in plan.expired])
-        survey = Survey(self._log)
+        survey = self._survey()
         ending = survey.given_up(imagined)
         for given in survey.batches(ending):
             garbage = survey.mark(imagined, given)
@@ -198,6 +198,10 @@ class _Collection:
                 self._count(survey.mark(imagined, given))
             self._count(_messages(self._log, imagined))
         return plan
+
+    def _survey(self) -> Survey:
+        # Who looks for orphans as well reads every table anyway.
+        return Survey(self._log, None if self._options.orphans else ROOTS_READ_MAX)
 
     def _return_borrowed(self, ending: Sequence[SnapshotEntry]) -> None:
         """Lift pins in other lineages that only the ending snapshots needed."""

@@ -7,6 +7,7 @@ name that fwstore does not make.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from fwstore.base.errors import Corrupt
 from fwstore.care.survey import Given, Survey
@@ -27,12 +28,13 @@ _COORDINATION_MARGIN_S = 86_400.0
 
 
 def find_orphans(log: Log, fold: Fold) -> Iterator[Given]:
-    """Yield packs and manifests that may be orphans, a bounded number at a time: one LIST of each."""
+    """Yield packs and manifests that may be orphans, a bounded number at a time: two LISTs of packs, one of manifests."""
     batch: list[Garbage] = []
+    accounted = _accounted(log, fold)
     for prefix in (log.keys.packs, log.keys.snapshots):
         for info in log.store.list(prefix):
             found = _orphan(log, fold, info)
-            if found is not None:
+            if found is not None and (found.reason, found.term, found.save) not in accounted:
                 batch.append(found)
             if len(batch) >= CONDEMNED_KEYS_MAX:
                 yield Given((), tuple(batch))
@@ -60,6 +62,20 @@ def find_coordination(log: Log, fold: Fold) -> Iterator[ObjectInfo]:
     for info in log.store.list(f"{log.keys.meta}_coord/"):
         if info.modified < before:
             yield info
+
+
+def _accounted(log: Log, fold: Fold) -> set[tuple[str, int, int]]:
+    """Return the groups of which there are as many bytes of packs as their snapshot says it wrote: no orphans.
+
+    Else the tables of all snapshots would be read to find out what is in none of them.
+    """
+    left = {(entry.term, entry.save): entry.bytes_written for entry in tuple(fold.entries.values())}
+    for info in log.store.list(log.keys.packs):
+        with suppress(Corrupt):
+            pack = parse_pack_key(info.key)
+            if (pack.term, pack.save) in left:
+                left[pack.term, pack.save] -= info.size
+    return {(DEAD_PACK, *group) for group, size in left.items() if not size}
 
 
 def _orphan(log: Log, fold: Fold, info: ObjectInfo) -> Garbage | None:

@@ -22,6 +22,8 @@ from fwstore.plan.mark import Garbage, KeySet, plan_garbage
 
 _MARKS_MAX = 20
 _SNAPSHOTS_PER_RECORD = 64
+# So many tables are read by a collection after a commit, however many snapshots a run keeps.
+ROOTS_READ_MAX = 128
 UNUSED_PACK = "pack that only given-up snapshots use"
 UNUSED_MANIFEST = "manifest of a given-up snapshot"
 
@@ -46,10 +48,13 @@ class Survey:
 
     Args:
         log: The log; folded before.
+        roots_max: How many roots are read for one mark; None reads all that may need a candidate. Packs that a
+            root beyond that may need are spared: a full collection finds them as orphans.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, roots_max: int | None = None) -> None:
         self._log = log
+        self._roots_max = roots_max
         self._needed = KeySet()
         self._condemned = KeySet()
         self._taken: set[str] = set()
@@ -89,22 +94,20 @@ class Survey:
         """Return the candidates that no root needs and no list has condemned."""
         groups = given.groups
         roots = self.roots(fold)
-        for name, root in roots.items():
-            taken = f"{name} {root.seq}"
-            if taken not in self._taken and groups_meet(uses_of(root).groups, groups):
-                self._taken.add(taken)
-                self._needed.add(key for key, _ in self._packs(root))
         for entry in tuple(fold.condemned.values()):
             if entry.token not in self._taken and groups_meet(entry.groups, groups):
                 self._taken.add(entry.token)
                 self._condemned.add(row.key for row in self.read_list(entry))
         manifests = {_snapshot_of(root) for root in roots.values()}
-        free = [
-            candidate
-            for candidate in given.candidates
-            if candidate.key.startswith(self._log.keys.packs) or candidate.snapshot not in manifests
-        ]
-        return plan_garbage(free, self._needed, self._condemned)
+        packs, free = [], []
+        for candidate in given.candidates:
+            if candidate.key.startswith(self._log.keys.packs):
+                packs.append(candidate)
+            elif candidate.snapshot not in manifests:
+                free.append(candidate)
+        seqs = [entry.seq for entry in given.snapshots] or [0]
+        free += self._unneeded(packs, _by_distance(roots.values(), min(seqs), max(seqs)))
+        return plan_garbage(free, self._condemned)
 
     def skip(self, garbage: Iterable[Garbage]) -> None:
         """Treat garbage as condemned, so that a plan without writing counts it once."""
@@ -140,6 +143,26 @@ class Survey:
     def read_list(self, entry: CondemnEntry) -> tuple[CondemnedKey, ...]:
         """Return the keys of a condemned list."""
         return read_condemned(self._log.store, self._log.keys, self._log.lineage, entry)
+
+    def _unneeded(self, packs: Sequence[Garbage], roots: Sequence[Root]) -> list[Garbage]:
+        """Return the packs that no root needs; the roots are read nearest first, as far as it matters."""
+        left, count = self._roots_max, 1
+        while True:
+            packs = plan_garbage(packs, self._needed)
+            groups = group_ranges({(pack.term, pack.save) for pack in packs}, limit=2**31)
+            unread = [
+                root
+                for root in roots
+                if _name_of(root) not in self._taken and groups_meet(uses_of(root).groups, groups)
+            ]
+            if not unread or left == 0:
+                return _beyond(packs, unread)
+            batch = unread[: count if left is None else min(count, left)]
+            for found in self._log.runtime.scheduler.map(self._packs, batch):
+                self._needed.add(key for key, _ in found)
+            self._taken.update(map(_name_of, batch))
+            left = None if left is None else left - len(batch)
+            count *= 2
 
     def _write(self, garbage: Sequence[Garbage], ending: Sequence[SnapshotEntry]) -> Condemn:
         log = self._log
@@ -192,6 +215,26 @@ class Survey:
 
 def _snapshot_of(root: Root) -> str:
     return root.id if isinstance(root, SnapshotEntry) else root.snapshot
+
+
+def _name_of(root: Root) -> str:
+    """What tells a root from every other, one that came back under its name too."""
+    return f"{_snapshot_of(root)} {root.seq}"
+
+
+def _by_distance(roots: Iterable[Root], first: int, last: int) -> list[Root]:
+    """Return roots by the distance of their records from a range of slots: neighbours share most packs."""
+    return sorted(roots, key=lambda root: max(first - root.seq, root.seq - last, 0))
+
+
+def _beyond(packs: list[Garbage], unread: Sequence[Root]) -> list[Garbage]:
+    """Return the packs of which no root that was not read has a group."""
+    met = group_ranges([span for root in unread for span in uses_of(root).groups], limit=2**31)
+    return [
+        pack
+        for pack in packs
+        if not groups_meet(met, [GroupRange((pack.term, pack.save), (pack.term, pack.save))])
+    ]
 
 
 def _unless_changed(

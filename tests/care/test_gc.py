@@ -444,8 +444,10 @@ def test_a_damaged_pack_table_stops_the_collection_and_nothing_is_deleted() -> N
 def test_a_record_that_hides_a_group_stops_the_collection() -> None:
     store, saver = trained()
     commit, _ = saver.write(60, reuse=saver.packs)
-    saver.term.commit(msgspec.structs.replace(commit, groups=commit.groups[1:]))
+    saver.parent = saver.term.commit(msgspec.structs.replace(commit, groups=commit.groups[1:]))
     saver.commit(70)
     saver.commit(80)
+    packs = pack_keys(store, saver.term.keys)
     with pytest.raises(Corrupt, match="does not list group"):
         collect(fresh_log(store), LAST_TWO)
+    assert pack_keys(store, saver.term.keys) == packs
