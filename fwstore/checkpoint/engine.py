@@ -34,7 +34,7 @@ from fwstore.checkpoint.segments import Segment
 from fwstore.checkpoint.session import SaveRequest, Session, finite_metrics
 from fwstore.checkpoint.shard import Piece, Shard
 from fwstore.checkpoint.sources import batches_of
-from fwstore.checkpoint.stage import StagedSegment, go_on, stage, unchanged_chunks
+from fwstore.checkpoint.stage import StagedSegment, go_on, pin_of, stage, unchanged_chunks
 from fwstore.checkpoint.states import INLINE_STATE_BYTES_MAX
 from fwstore.checkpoint.tree import flatten, tensor_slots
 from fwstore.checkpoint.versions import Versions
@@ -150,14 +150,14 @@ class SaveEngine:
         """Touch in the background the memory into which such a state will be copied."""
         adapters = self.session.access.adapters
         _, tensors = flatten(state, adapters)
-        size = sum(
-            _share_bytes(adapters.describe(path, value), self.session.world_size)
-            for path, value in tensors.items()
-        )
+        shards = [adapters.describe(path, value) for path, value in tensors.items()]
+        size = sum(_share_bytes(shard, self.session.world_size) for shard in shards)
         runtime = self.session.access.runtime
         limit = runtime.limits.staging_bytes
         if not 0 < limit < size:
-            self._pool.prefault(size, runtime.scheduler)
+            touched = self._pool.prefault(size, runtime.scheduler)
+            if (pin := pin_of(piece for shard in shards for piece in shard.pieces)) is not None:
+                self._pool.pin(pin, runtime.scheduler, after=touched)
 
     def prepare(self, request: SaveRequest, statistics: SaveStatistics) -> Prepared | None:
         """Read the caller's tensors, but for those that may be copied late: stage what changed, note what did not.

@@ -6,6 +6,7 @@ integers of the element's size, so the layers below move bytes and never interpr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
@@ -50,8 +51,15 @@ class DeviceArray(Protocol):
         """Its extent, equal to the sizes of its box."""
         ...
 
-    def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> None:
-        """Copy a part, as it was when the array was described, to host memory; returns when done."""
+    def copy_to_host(
+        self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]
+    ) -> Callable[[], object] | None:
+        """Copy a part, as it was when the array was described, to host memory.
+
+        Returns:
+            None when it is done; or, where the device goes on by itself, what waits until it is. Until then the
+            caller keeps the array and the target.
+        """
         ...
 
     def copy_from_host(self, slices: tuple[slice, ...], source: np.ndarray[Any, Any]) -> None:
@@ -67,7 +75,9 @@ class Piece:
         box: Where it lies in the global shape.
         array: A numpy array of any strides, or a `DeviceArray`. An array of another dtype of the same
             element size is taken as its raw bytes. One with a true attribute `stable`, such as a tensor in a
-            file that is imported, never changes and is therefore not copied before it is written.
+            file that is imported, never changes and is therefore not copied before it is written. One with an
+            attribute `pin` is copied to memory that this function has pinned: it is given memory and returns
+            what undoes it, or raises OSError.
     """
 
     box: Box

@@ -7,7 +7,7 @@ training may go on; a chunk that is skipped had, at that moment, the XXH3-128 of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -19,7 +19,7 @@ from fwstore.base.errors import LimitExceeded
 from fwstore.checkpoint.segments import Segment
 from fwstore.checkpoint.shard import Piece
 from fwstore.codec.hashing import xxh3_128
-from fwstore.sched.buffers import BufferPool
+from fwstore.sched.buffers import BufferPool, Pin
 from fwstore.sched.locks import Lock
 from fwstore.sched.runtime import Runtime
 
@@ -59,6 +59,12 @@ def live_bytes(segment: Segment, piece: Piece) -> Bytes | None:
 
 def copy_segment(segment: Segment, piece: Piece, target: Bytes) -> None:
     """Copy the bytes of a segment, chunk after chunk, to contiguous memory."""
+    with ExitStack() as waits:
+        _begin_copy(segment, piece, target, waits)
+
+
+def _begin_copy(segment: Segment, piece: Piece, target: Bytes, waits: ExitStack) -> None:
+    """Copy the bytes of a segment; what a device has only begun by then is done when `waits` is closed."""
     source = live_bytes(segment, piece)
     if source is not None:
         np.copyto(target, source)
@@ -71,8 +77,8 @@ def copy_segment(segment: Segment, piece: Piece, target: Bytes) -> None:
         slices = box.relative_to(piece.box).slices()
         if isinstance(piece.array, np.ndarray):
             np.copyto(part, piece.array[slices])
-        else:
-            piece.array.copy_to_host(slices, part)
+        elif (wait := piece.array.copy_to_host(slices, part)) is not None:
+            waits.callback(wait)
         position += length
 
 
@@ -107,12 +113,19 @@ def stage(
             for batch in _batches(work):
                 # One by one: what was leased before a failure must be given back.
                 copies.append(_Copy(batch, pool))  # noqa: PERF401
+            if (pin := pin_of(piece for _, piece in work)) is not None:
+                pool.pin(pin, runtime.scheduler)
             runtime.scheduler.map(run, copies)
     except BaseException:
         for copy in copies:
             copy.lease.release()
         raise
     return [staged for copy in copies for staged in copy.staged()]
+
+
+def pin_of(pieces: Iterable[Piece]) -> Pin | None:
+    """Return what pins memory for copies of some of these pieces, or None when that helps none of them."""
+    return next((pin for piece in pieces if (pin := getattr(piece.array, "pin", None))), None)
 
 
 def _batches(work: Iterable[tuple[Segment, Piece]]) -> Iterator[list[tuple[Segment, Piece]]]:
@@ -143,8 +156,9 @@ class _Copy:
     def run(self) -> None:
         """Copy the bytes of all segments."""
         memory = np.frombuffer(self.lease.memory, np.uint8)
-        for (segment, piece), start in zip(self._work, self._starts, strict=False):
-            copy_segment(segment, piece, memory[start : start + segment.size_bytes])
+        with ExitStack() as waits:
+            for (segment, piece), start in zip(self._work, self._starts, strict=False):
+                _begin_copy(segment, piece, memory[start : start + segment.size_bytes], waits)
 
     def staged(self) -> Iterator[StagedSegment]:
         """Yield the segments."""

@@ -1,15 +1,18 @@
 """Host memory that is kept between saves.
 
 Invariant: two living leases never share a byte, and memory given back stays mapped for the next lease:
-touching cold pages runs at 0.5-1 GB/s, a copy into warm ones at more than ten times that.
+touching cold pages runs at 0.5-1 GB/s, a copy into warm ones at more than ten times that. Memory that is pinned for
+a device is unpinned before it is unmapped, and is nobody's but this process's: a forked child has zeros there.
 """
 
 from __future__ import annotations
 
 import bisect
 import mmap
-from collections.abc import Callable
-from concurrent.futures import Future
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -17,17 +20,21 @@ from typing import Self
 import numpy as np
 
 from fwstore.base.errors import InvalidInput, LimitExceeded
+from fwstore.base.notices import log
 from fwstore.base.units import MIB
 from fwstore.sched.locks import Lock, renew_after_fork
 from fwstore.sched.scheduler import Scheduler
 
 Allocator = Callable[[int], memoryview]
+Pin = Callable[[memoryview], Callable[[], object]]
+"""Pins memory, so that a device copies to it by itself, and returns what undoes that; raises OSError if it cannot."""
 
 _PAGE_BYTES = 4096
 _HUGE_PAGE_BYTES = 2 * MIB
 _REGION_BYTES = 64 * MIB
 _TOUCH_BYTES = 4 * MIB
 _TOUCHING_MAX = 2
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK, which Python has no name for
 
 
 def map_anonymous(size_bytes: int) -> memoryview:
@@ -36,7 +43,11 @@ def map_anonymous(size_bytes: int) -> memoryview:
     Huge pages are not asked for: on a fragmented machine the kernel compacts memory at the first touch,
     which took three times as long as touching small pages (docs/performance.md).
     """
-    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Where the system cannot do that, a fork makes the next write to every page copy it.
+    with suppress(OSError):
+        pages.madvise(_WIPE_ON_FORK)
+    return memoryview(pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +56,14 @@ class PoolStatistics:
 
     Attributes:
         mapped_bytes: Memory obtained from the system and kept.
+        pinned_bytes: Part of it that is pinned for a device.
         leased_bytes: Part of it in use.
         peak_leased_bytes: Most that was in use at once.
         leases: Leases that live.
     """
 
     mapped_bytes: int
+    pinned_bytes: int
     leased_bytes: int
     peak_leased_bytes: int
     leases: int
@@ -96,7 +109,7 @@ class BufferPool:
     """Page-aligned buffers out of regions that stay mapped.
 
     Args:
-        allocator: Obtains a region; pinned memory is another allocator.
+        allocator: Obtains a region.
     """
 
     def __init__(self, allocator: Allocator = map_anonymous) -> None:
@@ -108,7 +121,10 @@ class BufferPool:
 
     def after_fork(self) -> None:
         """Leave the regions to the leases that live: threads of the parent may have been at them."""
+        for region in getattr(self, "_regions", ()):
+            region.leave_pinned()
         self._regions: list[_Region] = []
+        self._pinning = False
         self._leased_bytes = 0
         self._leases = 0
         self._trims = 0
@@ -150,17 +166,38 @@ class BufferPool:
             for hand in range(hands)
         ]
 
+    def pin(self, pin: Pin, scheduler: Scheduler, after: Sequence[Future[None]] = ()) -> None:
+        """Pin what is mapped in the background, region by region, until `trim`; leases need not wait for it.
+
+        What cannot be pinned serves as it is, only slower; the log tells so once.
+
+        Args:
+            pin: Pins one region.
+            scheduler: Runs it on a thread of its own, so that what it leaves there, such as the last error that a
+                device driver keeps for each thread, meets nobody else's work.
+            after: What to wait for first, such as threads that touch the memory.
+        """
+        with self._lock:
+            if self._pinning or not any(region.is_new for region in self._regions):
+                return
+            self._pinning, trims = True, self._trims
+        scheduler.spawn("fwstore-pin", self._pin_all, pin, after, trims)
+
     def trim(self) -> None:
         """Return regions that nobody uses to the system."""
         with self._lock:
             self._trims += 1
+            unused = [region for region in self._regions if region.free_bytes == region.size]
             self._regions = [region for region in self._regions if region.free_bytes < region.size]
+        for region in unused:
+            region.unpin()
 
     def statistics(self) -> PoolStatistics:
         """Return what the pool holds now."""
         with self._lock:
             return PoolStatistics(
                 mapped_bytes=sum(region.size for region in self._regions),
+                pinned_bytes=sum(region.size for region in self._regions if region.is_pinned),
                 leased_bytes=self._leased_bytes,
                 peak_leased_bytes=self._peak_bytes,
                 leases=self._leases,
@@ -194,6 +231,25 @@ class BufferPool:
                 self._leases -= 1
                 self._leased_bytes -= length
 
+    def _pin_all(self, pin: Pin, after: Sequence[Future[None]], trims: int) -> None:
+        wait(after)
+        while (region := self._next_to_pin(trims)) is not None:
+            try:
+                region.pin(pin)
+            except OSError as error:
+                # What failed once fails for every region, and costs time: `_pinning` stays set.
+                log(f"staging memory is not pinned, so copies from the device are slower: {error}")
+                return
+
+    def _next_to_pin(self, trims: int) -> _Region | None:
+        with self._lock:
+            region = next((region for region in self._regions if region.is_new), None)
+            if region is None or self._trims != trims:
+                self._pinning = False
+                return None
+            region.is_new = False
+            return region
+
     def _touch(self, region: _Region, share: tuple[int, int], trims: int) -> None:
         """Write to every page of one share of a region, such as the first of two."""
         number, shares = share
@@ -208,10 +264,17 @@ class BufferPool:
             region.array[offset : offset + length] = 0
             with self._lock:
                 region.give(offset, length)
+                if self._trims != trims and region.free_bytes == region.size:
+                    # `trim` found it in use, because it was being touched here.
+                    self._regions = [kept for kept in self._regions if kept is not region]
 
 
 class _Region:
-    """One mapping and its free extents, sorted, never adjacent."""
+    """One mapping and its free extents, sorted, never adjacent.
+
+    Attributes:
+        is_new: Nobody has tried to pin it.
+    """
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory.cast("B")
@@ -219,8 +282,38 @@ class _Region:
         self.array = np.frombuffer(self.memory, np.uint8)
         self.size = self.memory.nbytes
         self.free_bytes = self.size
+        self.is_new = True
+        self._unpin: weakref.finalize[..., _Region] | None = None
         self._starts = [0]
         self._stops = [self.size]
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it is pinned now."""
+        return self._unpin is not None and self._unpin.alive
+
+    def pin(self, pin: Pin) -> None:
+        """Pin it until `unpin`, or until nobody has it any more.
+
+        Raises:
+            OSError: It cannot be pinned, or a fork would part the device from what this process sees there.
+        """
+        pages = self.memory.obj
+        if isinstance(pages, mmap.mmap):
+            pages.madvise(_WIPE_ON_FORK)
+        self._unpin = weakref.finalize(self, _undo, pin(self.memory))
+        # At the end of the process the driver may be gone before, and unpins everything itself.
+        self._unpin.atexit = False
+
+    def unpin(self) -> None:
+        """Unpin it; a second call does nothing."""
+        if self._unpin is not None:
+            self._unpin()
+
+    def leave_pinned(self) -> None:
+        """Forget that it is pinned: it is so in the parent of this process."""
+        if self._unpin is not None:
+            self._unpin.detach()
 
     def take(self, length: int) -> int | None:
         """Take the lowest free extent that is long enough; None when there is none."""
@@ -258,6 +351,14 @@ class _Region:
         else:
             self._starts.insert(index, offset)
             self._stops.insert(index, stop)
+
+
+def _undo(pin: Callable[[], object]) -> None:
+    try:
+        pin()
+    except OSError as error:
+        # A device that is lost refuses everything; what is saved does not depend on it any more.
+        log(f"staging memory stays pinned until the process ends: {error}")
 
 
 def _round_up(size: int, unit: int) -> int:

@@ -15,6 +15,8 @@ from fwstore.codec.hashing import xxh3_128
 from fwstore.plan.box import Box
 from fwstore.plan.grid import Grid
 from fwstore.sched import BufferPool, Runtime, ThreadScheduler
+from support.pins import Driver
+from support.queues import QueuedArray
 from support.snapshots import make_runtime
 
 RNG = np.random.default_rng(5)
@@ -103,6 +105,58 @@ def test_a_failed_copy_gives_all_memory_back(runtime: Runtime) -> None:
     with pytest.raises(InternalError, match="lost"):
         stage([*good, *bad, *good], pool, runtime)
     assert pool.statistics().leased_bytes == 0
+
+
+def test_a_device_is_given_all_copies_of_a_batch_before_one_is_waited_for(runtime: Runtime) -> None:
+    array = RNG.random((64, 64))
+    device = QueuedArray(array)
+    work = work_of(device, Grid((64, 64), ((1, 8), (1, 64))))
+    found = stage(work, BufferPool(), runtime)
+    assert b"".join(one.memory for one in found) == array.tobytes()
+    assert (device.queued, device.longest) == (0, len(work))
+
+
+def test_copies_that_a_device_began_are_waited_for_though_others_failed(runtime: Runtime) -> None:
+    pool = BufferPool()
+    device = QueuedArray(RNG.random((64, 64)))
+    leased = []
+
+    class Watching(QueuedArray):
+        def copy_to_host(self, slices: tuple[slice, ...], target: np.ndarray[Any, Any]) -> Any:
+            wait = super().copy_to_host(slices, target)
+
+            def noting() -> None:
+                leased.append(pool.statistics().leased_bytes)
+                wait()
+
+            return noting
+
+    watching = Watching(RNG.random((8, 8)))
+    good = [work_of(each, Grid(each.shape, ((1, 8), (1, 8)))) for each in (device, watching)]
+    lost = Device(np.zeros((8, 8), np.uint64), broken=True)
+    bad = work_of(lost, Grid((8, 8), ((1, 8), (1, 8))), 1)
+    with pytest.raises(InternalError, match="lost"):
+        stage([*good[0], *good[1], *bad], pool, runtime)
+    assert (device.queued, watching.queued, pool.statistics().leased_bytes) == (0, 0, 0)
+    assert all(leased)
+    assert len(leased) == 1
+
+
+def test_memory_for_a_device_is_pinned_and_for_others_it_is_not(runtime: Runtime) -> None:
+    pool, driver = BufferPool(), Driver()
+    grid = Grid((64, 64), ((1, 8), (1, 64)))
+    array = RNG.random((64, 64))
+    for memory in (array, Device(array.view(np.uint64)), QueuedArray(array)):
+        for found in stage(work_of(memory, grid), pool, runtime):
+            found.release()
+    assert driver.calls == 0
+    for _ in range(2):
+        for found in stage(work_of(QueuedArray(array, driver.pin), grid), pool, runtime):
+            found.release()
+    runtime.scheduler.close()
+    assert (driver.calls, driver.bytes_pinned) == (1, pool.statistics().mapped_bytes)
+    pool.trim()
+    assert driver.pinned == {}
 
 
 def test_a_comparison_for_which_there_is_no_memory_says_what_to_do(runtime: Runtime) -> None:

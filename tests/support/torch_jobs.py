@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
 
 import fwstore
 from fwstore_torch import PerRank, Saver
@@ -216,3 +217,17 @@ def save_on_parts_of_a_mesh(rank: int, world_size: int, url: str) -> bool:
     return all(
         torch.equal(v.to_local(), there[n].to_local()) for n, v in before.state_dict().items()
     )
+
+
+def save_shards_on(rank: int, world_size: int, url: str, device: str) -> bool:
+    """Save local shards that are not contiguous, change them, and compare what was saved."""
+    mesh = init_device_mesh(device, (world_size,))
+    rows = torch.arange(world_size * 96 * 80.0).view(-1, 80)
+    local = rows.chunk(world_size)[rank].clone().to(device)[:, ::2]
+    run = fwstore.open(url).run("shards")
+    with run.writer() as writer:
+        sharded = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+        handle = writer.save(0, {"w": sharded})
+        local.zero_()
+        handle.result()
+    return torch.equal(run[0].load()["w"].cpu(), rows[:, ::2])

@@ -17,7 +17,7 @@ from fwstore.checkpoint.adapter import Adapters
 from fwstore.checkpoint.tree import flatten, unflatten
 from fwstore.format.dtypes import ITEMSIZE
 from fwstore.format.state import ForeignValue, decode_state, encode_state
-from fwstore_torch.device import DeviceTensor, raw_view
+from fwstore_torch.device import raw_view
 from fwstore_torch.tensors import DTYPES, NAMES, adapter
 
 
@@ -204,18 +204,3 @@ def test_subclasses_defined_elsewhere_find_the_adapter() -> None:
     assert found is not None
     assert found.kind == "torch"
     assert adapters.of_kind("torch") is adapter
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.complex128])
-def test_device_memory_is_copied_by_parts(dtype: torch.dtype) -> None:
-    source = random_bits(dtype, 4, 3)
-    device = DeviceTensor(raw_view(source))
-    part = np.empty((2, 3), device.dtype)
-    device.copy_to_host((slice(1, 3), slice(None)), part)
-    assert part.tobytes() == bits(source[1:3])
-    target = torch.zeros_like(source)
-    there = DeviceTensor(raw_view(target))
-    assert there.shape == (4, 3)
-    there[slice(2, 4), slice(None)].copy_from_host((slice(None), slice(None)), part)
-    assert bits(target[2:]) == bits(source[1:3])
-    assert not raw_view(target)[:2].any()

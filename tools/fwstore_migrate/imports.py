@@ -144,8 +144,11 @@ class _Source(FileSource):
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
 
-    def copy_to_host(self, slices: tuple[slice, ...], target: NDArray[Any]) -> None:
+    def copy_to_host(
+        self, slices: tuple[slice, ...], target: NDArray[Any]
+    ) -> Callable[[], object] | None:
         if self.sources.stopped:
             raise Unavailable("the import was interrupted")
-        self.source.copy_to_host(slices, target)
+        wait = self.source.copy_to_host(slices, target)
         self.sources.advance(target.nbytes)
+        return wait
