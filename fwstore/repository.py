@@ -39,7 +39,7 @@ from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep, check_keep
 from fwstore.run import Run
-from fwstore.sched import BufferPool, Runtime
+from fwstore.sched import BufferPool, Runtime, map_shared
 from fwstore.sched.runtime import system_runtime
 from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
@@ -97,7 +97,7 @@ class Repository:
         self._hash = ContentHash(hash_key)
         self.runtime: Runtime = system_runtime(_limits_for(url, limits or Limits()))
         self.store: Store = open_store(url, self.runtime, options)
-        self.pool = BufferPool()
+        self.pool = BufferPool(map_shared)
         self._accesses: dict[str, Access] = {}
         try:
             open_site(self.store, hash_key=self._hash.key_id)
@@ -204,9 +204,13 @@ class Repository:
         return probe_store(self.store, self.runtime, racers=racers)
 
     def close(self) -> None:
-        """Stop threads and connections; a second call does nothing."""
-        self.runtime.scheduler.close()
-        self.store.close()
+        """Stop threads, the process beside and connections; a second call does nothing."""
+        try:
+            self.runtime.scheduler.close()
+        finally:
+            if self.runtime.hasher is not None:
+                self.runtime.hasher.close()
+            self.store.close()
 
     # What runs need of their repository; not for users.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fwstore.base.errors import InvalidInput
 from fwstore.base.units import GIB, KIB, MIB
 
-_MAY_BE_ZERO = frozenset({"threads", "staging_bytes", "read_gap_bytes"})
+_MAY_BE_ZERO = frozenset({"threads", "hashing_processes", "staging_bytes", "read_gap_bytes"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Limits:
     Attributes:
         threads: Worker threads of one process; 0 means one per core, at least 2 and at most 16, or 16 for a
             remote store, whose round trips they hide.
+        hashing_processes: 1 hashes what was copied aside in a process beside, so that a script which keeps Python busy
+            does not slow its saves; 0 hashes in threads. Saves of less than 64 MiB need none.
         staging_bytes: Most bytes of one state that are copied aside; a save with more to write blocks until
             it is durable. 0 means no bound.
         inflight_bytes: Most bytes encoded but not yet acknowledged by the store.
@@ -36,6 +38,7 @@ class Limits:
     """
 
     threads: int = 0
+    hashing_processes: int = 1
     staging_bytes: int = 0
     inflight_bytes: int = 256 * MIB
     read_bytes: int = 128 * MIB

@@ -37,7 +37,7 @@ def batches_of(
         memory = _memory(planned, source)
         release = source.release if isinstance(source, StagedSegment) else None
         tensor = plan.numbers[planned.segment.chunks.tensor] + first_tensor
-        yield SourceBatch(list(_chunks(planned, memory, tensor, known)), release)
+        yield SourceBatch(list(_chunks(planned, memory, tensor, known)), release, memory)
 
 
 def _memory(planned: PlannedSegment, source: Source) -> memoryview:

@@ -6,7 +6,9 @@ content, since it can be forged. Both read the caller's buffer in place and rele
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import xxhash
 from blake3 import blake3
@@ -48,6 +50,18 @@ class ContentHash:
         return hasher.digest()
 
 
+class Hashes(NamedTuple):
+    """What names a chunk, and what tells whether it changed."""
+
+    id: bytes
+    digest: bytes
+
+
 def xxh3_128(buffer: Buffer) -> bytes:
     """Return the 16 bytes of the XXH3-128 of a C-contiguous buffer."""
     return xxhash.xxh3_128_digest(buffer)
+
+
+def hash_chunks(content_hash: ContentHash, chunks: Iterable[Buffer]) -> list[Hashes]:
+    """Return the hashes of C-contiguous buffers, each hashed twice while it is in the cache."""
+    return [Hashes(content_hash.digest(chunk), xxh3_128(chunk)) for chunk in chunks]

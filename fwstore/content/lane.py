@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
-from typing import NamedTuple
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer
 
 from fwstore.base.errors import FwstoreError
-from fwstore.codec.hashing import ContentHash, xxh3_128
+from fwstore.codec.hashing import ContentHash, Hashes, hash_chunks, xxh3_128
 from fwstore.codec.registry import RAW, Codec, encode_verified
 from fwstore.content.lineages import join_lineages
 from fwstore.content.packing import OpenPack, PackNaming
@@ -30,21 +29,32 @@ from fwstore.format.pack import ChunkEntry
 from fwstore.format.packtable import PackInfo
 from fwstore.format.rows import Boxes
 from fwstore.format.tensor import TensorInfo
-from fwstore.sched import Budget, Runtime
+from fwstore.sched import Budget, Hasher, Runtime
 from fwstore.store.base import Store
 
+_Box = tuple[tuple[int, ...], tuple[int, ...]]
 
-class Row(NamedTuple):
-    """Where one chunk lies; `pack` is the number of an own pack, or ~n for pack n of the known places."""
 
-    sequence: int
-    tensor: int
-    cell: int
-    box: tuple[tuple[int, ...], tuple[int, ...]] | None
-    pack: int
-    chunk: int
-    id: bytes
-    digest: bytes
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the chunks of one group lie, by columns.
+
+    Attributes:
+        first: Position of the first chunk among all chunks of the write.
+        tensors: Tensor number of every chunk.
+        cells: Its cell.
+        boxes: Offsets and sizes of the part of the cell, or None for the whole cell.
+        places: Pack and number of the chunk in it; the pack is the number of an own one, or ~n for pack n of the
+            known places.
+        hashes: Of the raw bytes.
+    """
+
+    first: int
+    tensors: list[int]
+    cells: list[int]
+    boxes: list[_Box | None]
+    places: list[tuple[int, int]]
+    hashes: Sequence[Hashes]
 
 
 @dataclass
@@ -91,6 +101,7 @@ class Shared:
         known: Chunks that the store holds already.
         feed: Where the chunks come from.
         budget: Bounds what is in work.
+        hasher: Hashes what lies in shared memory; None where all is hashed here.
         seen: Own pack and chunk by id. Lanes that meet the same new id at once both write it: that
             costs its bytes twice and nothing else.
         numbers: Numbers of the packs.
@@ -106,6 +117,7 @@ class Shared:
     known: Places
     feed: Feed
     budget: Budget
+    hasher: Hasher | None = None
     seen: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     numbers: Callable[[], int] = field(default_factory=lambda: itertools.count().__next__)
 
@@ -117,7 +129,7 @@ class Lane:
         self._shared = shared
         self._pack: OpenPack | None = None
         self._closing: tuple[OpenPack, Future[PackInfo]] | None = None
-        self.rows: list[Row] = []
+        self.rows: list[Rows] = []
         self.packs: list[PackInfo] = []
         self.keys: list[str] = []
         self.tally = Tally()
@@ -147,81 +159,101 @@ class Lane:
     def _take(self, group: Group) -> None:
         try:
             with self._shared.budget.reserve(group.size_bytes):
-                for sequence, source in enumerate(group.chunks(), group.first):
-                    self._add(sequence, source)
+                self._add(group)
                 if self._pack is not None:
                     self._pack.flush()
         finally:
             group.release()
 
-    def _add(self, sequence: int, source: ChunkSource) -> None:
-        raw = source.buffer
-        chunk_id = self._shared.content_hash.digest(raw)
-        digest = xxh3_128(raw)
-        self.tally.chunks += 1
-        self.tally.bytes_raw += raw.nbytes
-        box = None if source.fragment is None else (source.fragment.offsets, source.fragment.sizes)
-        pack, chunk = self._place(source, box, chunk_id, digest)
+    def _add(self, group: Group) -> None:
+        sources = group.chunks
+        hashes = self._hash(group, sources)
+        self.tally.chunks += len(sources)
+        self.tally.bytes_raw += group.size_bytes
         self.rows.append(
-            Row(sequence, source.tensor, source.cell, box, pack, chunk, chunk_id, digest)
+            Rows(
+                group.first,
+                [source.tensor for source in sources],
+                [source.cell for source in sources],
+                [_box(source) for source in sources],
+                self._place(sources, hashes),
+                hashes,
+            )
         )
+
+    def _hash(self, group: Group, sources: Sequence[ChunkSource]) -> Sequence[Hashes]:
+        hasher, content_hash = self._shared.hasher, self._shared.content_hash
+        stretches = group.stretches
+        beside = hasher.hash(content_hash, stretches) if hasher and stretches else None
+        return beside or hash_chunks(content_hash, (source.buffer for source in sources))
 
     def _place(
-        self,
-        source: ChunkSource,
-        box: tuple[tuple[int, ...], tuple[int, ...]] | None,
-        chunk_id: bytes,
-        digest: bytes,
-    ) -> tuple[int, int]:
-        known, row = self._shared.known, source.known
-        if row >= 0 and known.ids[row].tobytes() == chunk_id:
-            self.tally.bytes_reused += source.buffer.nbytes
-            return ~int(known.pack[row]), int(known.chunk[row])
-        place = self._shared.seen.get(chunk_id)
-        if place is not None:
-            self.tally.bytes_repeated += source.buffer.nbytes
-            return place
-        codec, stored = self._encode(source)
-        size = memoryview(stored).nbytes
-        if codec != RAW.number:
-            digest = xxh3_128(stored)
-        entry = ChunkEntry(
-            chunk_id,
-            digest,
-            codec,
-            source.buffer.nbytes,
-            size,
-            self._shared.position[source.tensor],
-            source.cell,
-            box,
-        )
-        pack = self._pack_for(size)
-        place = pack.number, pack.append(entry, stored)
-        self._shared.seen[chunk_id] = place
-        self.tally.chunks_written += 1
-        self.tally.bytes_written_raw += source.buffer.nbytes
-        self.tally.bytes_stored += size
-        return place
+        self, sources: Sequence[ChunkSource], hashes: Sequence[Hashes]
+    ) -> list[tuple[int, int]]:
+        """Return where chunks lie; those that lie nowhere yet are appended to packs."""
+        known, seen = self._shared.known, self._shared.seen
+        kept: dict[int, tuple[int, int]] = {}
+        new: dict[bytes, int] = {}
+        for number, (source, (chunk_id, _)) in enumerate(zip(sources, hashes, strict=True)):
+            row = source.known
+            if row >= 0 and known.ids[row].tobytes() == chunk_id:
+                kept[number] = ~int(known.pack[row]), int(known.chunk[row])
+                self.tally.bytes_reused += source.buffer.nbytes
+            elif chunk_id in seen or chunk_id in new:
+                self.tally.bytes_repeated += source.buffer.nbytes
+            else:
+                new[chunk_id] = number
+        self._append(sources, hashes, list(new.values()))
+        return [kept.get(number) or seen[found.id] for number, found in enumerate(hashes)]
 
-    def _encode(self, source: ChunkSource) -> tuple[int, Buffer]:
-        codec = self._shared.codecs.get(source.tensor)
-        stored = None if codec is None else encode_verified(codec, source.buffer)
-        if codec is None or stored is None:
-            return RAW.number, source.buffer
-        return codec.number, stored
-
-    def _pack_for(self, stored_bytes: int) -> OpenPack:
-        shared = self._shared
-        if self._pack is not None and not self._pack.has_room(
-            stored_bytes, shared.runtime.limits.pack_bytes
-        ):
-            self._finish_pack()
-        if self._pack is None:
-            identity = shared.naming.identity(shared.numbers(), shared.runtime.ids)
-            self._pack = OpenPack(
-                shared.store, shared.naming, identity, shared.dictionary, shared.content_hash
+    def _append(
+        self, sources: Sequence[ChunkSource], hashes: Sequence[Hashes], numbers: Sequence[int]
+    ) -> None:
+        """Append some of the chunks to the pack, and to the next ones when it is full."""
+        shared, position = self._shared, self._shared.position
+        coded = [self._encode(sources[number], hashes[number].digest) for number in numbers]
+        entries = [
+            ChunkEntry(
+                hashes[number].id,
+                digest,
+                codec,
+                sources[number].buffer.nbytes,
+                stored.nbytes,
+                position[sources[number].tensor],
+                sources[number].cell,
+                _box(sources[number]),
             )
-        return self._pack
+            for number, (codec, digest, stored) in zip(numbers, coded, strict=True)
+        ]
+        stored = [buffer for _, _, buffer in coded]
+        done = 0
+        while done < len(entries):
+            pack = self._pack = self._pack or self._open_pack()
+            pack_bytes = shared.runtime.limits.pack_bytes
+            for number in pack.extend(entries[done:], stored[done:], pack_bytes):
+                shared.seen[entries[done].id] = pack.number, number
+                done += 1
+            if done < len(entries):
+                self._finish_pack()
+        self.tally.chunks_written += len(entries)
+        self.tally.bytes_written_raw += sum([entry.raw_length for entry in entries])
+        self.tally.bytes_stored += sum([entry.stored_length for entry in entries])
+
+    def _encode(self, source: ChunkSource, digest: bytes) -> tuple[int, bytes, memoryview]:
+        """Return the codec, the digest of what is stored, and that."""
+        codec = self._shared.codecs.get(source.tensor)
+        encoded = None if codec is None else encode_verified(codec, source.buffer)
+        if codec is None or encoded is None:
+            return RAW.number, digest, source.buffer
+        stored = memoryview(encoded)
+        return codec.number, xxh3_128(stored), stored
+
+    def _open_pack(self) -> OpenPack:
+        shared = self._shared
+        identity = shared.naming.identity(shared.numbers(), shared.runtime.ids)
+        return OpenPack(
+            shared.store, shared.naming, identity, shared.dictionary, shared.content_hash
+        )
 
     def _finish_pack(self) -> None:
         """Let the pack become durable while the next one is filled; at most one is on its way."""
@@ -251,24 +283,31 @@ def _finish(pack: OpenPack) -> PackInfo:
         raise
 
 
+def _box(source: ChunkSource) -> _Box | None:
+    return None if source.fragment is None else (source.fragment.offsets, source.fragment.sizes)
+
+
 def collect_rows(lanes: Sequence[Lane], shared: Shared) -> Places:
     """Return the rows of all lanes in the order of their sources, own packs first."""
-    rows = sorted(row for lane in lanes for row in lane.rows)
+    groups = sorted((rows for lane in lanes for rows in lane.rows), key=attrgetter("first"))
     own = sorted((pack for lane in lanes for pack in lane.packs), key=lambda pack: pack.number)
     lineages, (_, numbers) = join_lineages([[shared.naming.lineage], shared.known.lineages])
     known = (replace(pack, lineage=numbers[pack.lineage]) for pack in shared.known.packs)
-    packs = np.array([row.pack for row in rows], np.int64)
+    boxes = [box for rows in groups for box in rows.boxes]
+    found = [place for rows in groups for place in rows.places]
+    packs = np.array([pack for pack, _ in found], np.int64)
+    hashes = [hashes for rows in groups for hashes in rows.hashes]
     places = Places(
         lineages,
         (*own, *known),
-        np.array([row.tensor for row in rows], np.uint32),
-        np.array([row.cell for row in rows], np.uint64),
-        np.array([row.box is not None for row in rows], np.bool_),
-        Boxes.of([row.box or ((), ()) for row in rows]),
+        np.array([tensor for rows in groups for tensor in rows.tensors], np.uint32),
+        np.array([cell for rows in groups for cell in rows.cells], np.uint64),
+        np.array([box is not None for box in boxes], np.bool_),
+        Boxes.of([box or ((), ()) for box in boxes]),
         np.where(packs < 0, len(own) + ~packs, packs).astype(np.uint32),
-        np.array([row.chunk for row in rows], np.uint32),
-        _fixed(b"".join(row.id for row in rows), ID_BYTES),
-        _fixed(b"".join(row.digest for row in rows), DIGEST_BYTES),
+        np.array([chunk for _, chunk in found], np.uint32),
+        _fixed(b"".join([each.id for each in hashes]), ID_BYTES),
+        _fixed(b"".join([each.digest for each in hashes]), DIGEST_BYTES),
     )
     return places.used()
 

@@ -62,7 +62,7 @@ class PackNaming:
 class OpenPack:
     """A pack being uploaded by one lane.
 
-    Chunks are placed by `append` and reach the store with the next `flush`.
+    Chunks are placed by `extend` and reach the store with the next `flush`.
 
     Attributes:
         key: Its object key.
@@ -97,15 +97,19 @@ class OpenPack:
         """Its number among the packs of the write."""
         return self._name.number
 
-    def has_room(self, stored_bytes: int, pack_bytes: int) -> bool:
-        """Return whether another chunk may be appended without exceeding the size wanted of a pack."""
-        return not self._layout.full and self._layout.size + stored_bytes <= pack_bytes
+    def extend(
+        self, entries: Sequence[ChunkEntry], stored: Sequence[Buffer], pack_bytes: int
+    ) -> list[int]:
+        """Place chunks until the pack has the size wanted, and return the numbers of those that found room.
 
-    def append(self, entry: ChunkEntry, stored: Buffer) -> int:
-        """Place a chunk and return its number; its bytes must stay as they are until `flush`."""
-        place = self._layout.append(entry)
-        self._buffers += (place.header, stored, place.padding)
-        return place.number
+        Their bytes must stay as they are until `flush`.
+        """
+        places = self._layout.extend(entries, pack_bytes)
+        for place, buffer in zip(places, stored, strict=False):
+            self._buffers += (place.header, buffer)
+            if place.padding:
+                self._buffers.append(place.padding)
+        return [place.number for place in places]
 
     def flush(self) -> None:
         """Hand what was appended to the store."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fwstore.base.units import MIB
 from fwstore.plan.box import Box
-from fwstore.sched import Lock
+from fwstore.sched import Lock, SharedPlace, Stretch, find_shared
 
+# One write to the store, hashed while it is in the cache.
 _GROUP_BYTES = 8 * MIB
+# What a process beside hashes is drawn in larger pieces: every step of a lane may wait 5 ms for the interpreter lock.
+_GROUP_BESIDE_BYTES = 32 * MIB
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkSource:
+class ChunkSource(NamedTuple):
     """One cell of a tensor, or a part of it, and its bytes.
 
     Attributes:
@@ -42,10 +45,12 @@ class SourceBatch:
     Attributes:
         chunks: The chunks, in order.
         release: Called once when the bytes are no longer needed; None when nothing waits for them.
+        memory: The bytes of all chunks where they lie one after the other, else None.
     """
 
     chunks: Sequence[ChunkSource]
     release: Callable[[], None] | None = None
+    memory: memoryview | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -61,16 +66,27 @@ class Group:
         first: Position of the first chunk among all chunks of the write.
         batches: The batches, in order.
         size_bytes: Raw bytes of all.
+        places: Where a process beside finds the memory of every batch; empty when it cannot find all of them.
     """
 
     first: int
     batches: Sequence[SourceBatch]
     size_bytes: int
+    places: Sequence[SharedPlace] = ()
 
-    def chunks(self) -> Iterator[ChunkSource]:
-        """Yield the chunks of all batches."""
-        for batch in self.batches:
-            yield from batch.chunks
+    @property
+    def chunks(self) -> list[ChunkSource]:
+        """The chunks of all batches."""
+        return [chunk for batch in self.batches for chunk in batch.chunks]
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The same in shared memory; empty when some lie elsewhere."""
+        return [
+            Stretch(place, batch.memory, [chunk.buffer.nbytes for chunk in batch.chunks])
+            for place, batch in zip(self.places, self.batches, strict=False)
+            if batch.memory is not None
+        ]
 
     def release(self) -> None:
         """Give the memory of all batches back."""
@@ -85,11 +101,15 @@ class Feed:
     Args:
         batches: Drawn lazily, under a lock, so a generator may stage as it yields.
         check: Called before every draw; raises to abandon the write.
+        beside: A process beside hashes what it can find.
     """
 
-    def __init__(self, batches: Iterable[SourceBatch], check: Callable[[], None]) -> None:
+    def __init__(
+        self, batches: Iterable[SourceBatch], check: Callable[[], None], *, beside: bool = False
+    ) -> None:
         self._batches = iter(batches)
         self._check = check
+        self._beside = beside
         self._lock = Lock()
         self._position = 0
         self._stopped = False
@@ -113,20 +133,32 @@ class Feed:
         drawn: list[SourceBatch] = []
         with self._lock:
             try:
-                size = self._fill(drawn)
+                size, places = self._fill(drawn)
             except BaseException:
                 Group(0, drawn, 0).release()
                 raise
             first = self._position
             self._position += sum(len(batch.chunks) for batch in drawn)
-        return Group(first, drawn, size) if drawn else None
+        return Group(first, drawn, size, places) if drawn else None
 
-    def _fill(self, drawn: list[SourceBatch]) -> int:
-        size = 0
-        while size < _GROUP_BYTES and not self._stopped:
+    def _fill(self, drawn: list[SourceBatch]) -> tuple[int, list[SharedPlace]]:
+        size, shared = 0, self._beside
+        places: list[SharedPlace] = []
+        while not self._stopped and size < (_GROUP_BESIDE_BYTES if shared else _GROUP_BYTES):
             batch = next(self._batches, None)
             if batch is None:
                 break
             drawn.append(batch)
             size += batch.size_bytes
-        return size
+            place = _shared_place(batch) if shared else None
+            if place is None:
+                shared = False
+            else:
+                places.append(place)
+        return size, places if shared else []
+
+
+def _shared_place(batch: SourceBatch) -> SharedPlace | None:
+    if batch.memory is None or batch.memory.nbytes != batch.size_bytes:
+        return None
+    return find_shared(batch.memory)

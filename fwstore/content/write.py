@@ -27,6 +27,8 @@ from fwstore.sched import Budget, Runtime
 from fwstore.store.base import Store
 
 _LANE_BYTES = 128 * MIB
+# Less is written before a process would have started.
+_BESIDE_BYTES = 64 * MIB
 # A part that is filled, and some that are on their way.
 _PARTS_PER_LANE = 4
 
@@ -84,6 +86,7 @@ def write_chunks(store: Store, runtime: Runtime, request: WriteRequest) -> Writt
     order = sorted(
         range(len(request.tensors)), key=lambda number: encode_path(request.tensors[number].path)
     )
+    hasher = runtime.hasher if request.total_bytes >= _BESIDE_BYTES else None
     shared = Shared(
         store=store,
         runtime=runtime,
@@ -93,8 +96,9 @@ def write_chunks(store: Store, runtime: Runtime, request: WriteRequest) -> Writt
         content_hash=request.content_hash,
         codecs=request.codecs,
         known=request.known,
-        feed=Feed(request.batches, request.check),
+        feed=Feed(request.batches, request.check, beside=hasher is not None),
         budget=Budget(runtime.limits.inflight_bytes),
+        hasher=hasher,
     )
     lanes = [Lane(shared) for _ in range(_lane_count(store, runtime, request.total_bytes))]
     error = _run_all(lanes, runtime)

@@ -23,11 +23,10 @@ from fwstore.format.blocks import (
     BLOCK_BYTES,
     CHUNKS_MAX,
     DIGEST_BYTES,
-    ID_PREFIX_BYTES,
     ChunkHeader,
     PackIdentity,
     Trailer,
-    encode_chunk_header,
+    encode_chunk_headers,
     encode_header,
     encode_trailer,
     parse_chunk_header,
@@ -98,6 +97,7 @@ class PackLayout:
         self._dictionary = dictionary
         self._digest = digest
         self._entries: list[ChunkEntry] = []
+        self._chunks = 0
         self._tensors: set[int] = set()
         self._weight = 0.0
         self._box_numbers = 0
@@ -112,34 +112,52 @@ class PackLayout:
     def full(self) -> bool:
         """No further chunk may be appended: begin another pack."""
         return (
-            len(self._entries) >= CHUNKS_MAX
+            self._chunks >= CHUNKS_MAX
             or self._weight > _WEIGHT_MAX
             or self._box_numbers > _BOX_NUMBERS_MAX
         )
 
     def append(self, entry: ChunkEntry) -> ChunkPlace:
         """Place one chunk behind the last."""
-        if self.full:
+        places = self.extend([entry])
+        if not places:
             raise InternalError("a chunk was appended to a full pack")
+        return places[0]
+
+    def extend(
+        self, entries: Sequence[ChunkEntry], pack_bytes: int | None = None
+    ) -> list[ChunkPlace]:
+        """Place chunks behind the last until one finds no room.
+
+        Args:
+            entries: The chunks, in order.
+            pack_bytes: Size of the pack, without its footer, that must not be exceeded; an empty pack takes one
+                chunk of any size. None means no bound.
+        """
+        offsets: list[int] = []
+        for entry in entries:
+            exceeds = pack_bytes is not None and self._end + entry.stored_length > pack_bytes
+            if self.full or (exceeds and self._chunks):
+                break
+            self._count(entry)
+            offsets.append(self._end + BLOCK_BYTES)
+            self._end += BLOCK_BYTES + entry.stored_length + -entry.stored_length % ALIGNMENT
+        first, placed = len(self._entries), entries[: len(offsets)]
+        self._entries += placed
+        return [
+            ChunkPlace(number, offset, header, _PADDING[: -entry.stored_length % ALIGNMENT])
+            for number, (entry, offset, header) in enumerate(
+                zip(placed, offsets, _headers(placed), strict=True), first
+            )
+        ]
+
+    def _count(self, entry: ChunkEntry) -> None:
+        self._chunks += 1
         if entry.tensor not in self._tensors:
             self._tensors.add(entry.tensor)
             self._weight += tensor_weight(self._dictionary[entry.tensor])
         if entry.box is not None:
             self._box_numbers += len(entry.box[0])
-        header = encode_chunk_header(
-            ChunkHeader(
-                entry.codec,
-                entry.raw_length,
-                entry.stored_length,
-                entry.digest,
-                entry.id[:ID_PREFIX_BYTES],
-            )
-        )
-        offset = self._end + BLOCK_BYTES
-        padding = -entry.stored_length % ALIGNMENT
-        self._end = offset + entry.stored_length + padding
-        self._entries.append(entry)
-        return ChunkPlace(len(self._entries) - 1, offset, header, _PADDING[:padding])
 
     def finish(self) -> PackEnd:
         """Return the footer and trailer, to be written in this order behind the last chunk.
@@ -218,6 +236,20 @@ def scan_chunks(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[
         if offset + header.stored_length > size:
             return
         yield offset, header
+
+
+def _headers(entries: Sequence[ChunkEntry]) -> list[bytes]:
+    if not entries:
+        return []
+    ids, digests, codecs, raw_lengths, stored_lengths, *_ = zip(*entries, strict=True)
+    blocks = encode_chunk_headers(
+        np.array(codecs, np.uint8),
+        np.array(raw_lengths, np.uint64),
+        np.array(stored_lengths, np.uint64),
+        _fixed(digests, DIGEST_BYTES),
+        _fixed(ids, ID_BYTES),
+    ).tobytes()
+    return [blocks[start : start + BLOCK_BYTES] for start in range(0, len(blocks), BLOCK_BYTES)]
 
 
 def _fixed(strings: Sequence[bytes], width: int) -> NDArray[np.uint8]:

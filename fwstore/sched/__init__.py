@@ -7,11 +7,13 @@ production and inline, one operation after the other, in simulation.
 from fwstore.sched.budget import Budget
 from fwstore.sched.buffers import BufferPool, Lease, PoolStatistics
 from fwstore.sched.collector import collection_paused
+from fwstore.sched.hasher import Hasher, Stretch
 from fwstore.sched.inline import InlineScheduler
 from fwstore.sched.locks import Condition, Lock, renew_after_fork
 from fwstore.sched.retry import retry
 from fwstore.sched.runtime import Runtime, system_runtime
 from fwstore.sched.scheduler import Event, Scheduler
+from fwstore.sched.shared import SharedPlace, find_shared, map_shared
 from fwstore.sched.threads import ThreadScheduler
 
 __all__ = [
@@ -19,14 +21,19 @@ __all__ = [
     "BufferPool",
     "Condition",
     "Event",
+    "Hasher",
     "InlineScheduler",
     "Lease",
     "Lock",
     "PoolStatistics",
     "Runtime",
     "Scheduler",
+    "SharedPlace",
+    "Stretch",
     "ThreadScheduler",
     "collection_paused",
+    "find_shared",
+    "map_shared",
     "renew_after_fork",
     "retry",
     "system_runtime",

@@ -17,6 +17,7 @@ from fwstore.format.footer import Footer, chunk_offsets, encode_footer, parse_fo
 from fwstore.format.pack import (
     FOOTER_READ_BYTES,
     ChunkEntry,
+    ChunkPlace,
     PackLayout,
     footer_of_suffix,
     scan_chunks,
@@ -225,6 +226,23 @@ def test_any_layout_is_found_again(made: tuple[list[TensorInfo], list[ChunkEntry
         assert footer.cells[number] == chunk.cell
         assert footer.fragment_box(number) == chunk.box
         assert footer.ids[number].tobytes() == chunk.id
+
+
+@settings(max_examples=60)
+@given(entries(), st.integers(0, 4000))
+def test_chunks_placed_together_lie_as_if_placed_one_by_one(
+    made: tuple[list[TensorInfo], list[ChunkEntry]], pack_bytes: int
+) -> None:
+    infos, chunks = made
+    together, single = (PackLayout(IDENTITY, infos, DIGEST) for _ in range(2))
+    places = together.extend(chunks, pack_bytes)
+    expected: list[ChunkPlace] = []
+    for chunk in chunks:
+        if expected and single.size + chunk.stored_length > pack_bytes:
+            break
+        expected.append(single.append(chunk))
+    assert places == expected
+    assert together.finish() == single.finish()
 
 
 def entry_of(
