@@ -1,0 +1,188 @@
+"""The power fails during saves, retention, forks and collections: the next job goes on from every disk it may leave.
+
+Every acknowledged checkpoint loads bit by bit, any other is there whole or not at all, the next save succeeds,
+and a collection leaves nothing that no checkpoint needs. Without the flushes that this takes, it is noticed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import fwstore
+from fwstore.base.errors import FwstoreError
+from fwstore.store import directory, folders
+from fwstore.store.directory import DirectoryStore
+from support.aftermath import Act, Place, Promise, checkpoints, judge, save
+from support.oracle import make_state, same
+from support.outage import machine_on, remains, sweep
+from support.powerloss import Event
+from support.processes import process
+
+pytestmark = pytest.mark.slow
+
+Acknowledge = Callable[[object], None]
+Break = Callable[[pytest.MonkeyPatch], None]
+_seeds = itertools.count(5000)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What processes do, and what the last of them may change, during which the power fails.
+
+    Attributes:
+        act: Done by the last one; it tells what was acknowledged.
+        prepare: Done before.
+        adds: The checkpoints that may appear.
+        removes: The checkpoints that may go.
+    """
+
+    act: Callable[[fwstore.Repository, Acknowledge], None]
+    prepare: tuple[Act, ...] = ()
+    adds: frozenset[Place] = frozenset()
+    removes: frozenset[Place] = frozenset()
+
+
+def save_steps(
+    repository: fwstore.Repository,
+    acknowledge: Acknowledge,
+    *,
+    steps: Sequence[int],
+    keep: fwstore.Keep | None = None,
+) -> None:
+    with repository.run("run").writer(keep=keep) as writer:
+        for step in steps:
+            assert writer.save(step, make_state(step)).result()
+            acknowledge(("run", step))
+
+
+def collect(repository: fwstore.Repository, acknowledge: Acknowledge) -> None:
+    repository.gc(keep=fwstore.Keep(last=1))
+
+
+def fork(repository: fwstore.Repository, acknowledge: Acknowledge) -> None:
+    repository.run("run").fork("fork")
+    acknowledge(("fork", 2))
+
+
+def steps(*numbers: int) -> frozenset[Place]:
+    return frozenset(("run", number) for number in numbers)
+
+
+FIRST = Scenario(partial(save_steps, steps=(0, 1)), adds=steps(0, 1))
+THREE = (save("run", 0, 1, 2),)
+SCENARIOS = {
+    "the first saves": FIRST,
+    "a save with retention": Scenario(
+        partial(save_steps, steps=(3,), keep=fwstore.Keep(last=2)), THREE, steps(3), steps(0, 1)
+    ),
+    "a collection": Scenario(collect, THREE, removes=steps(0, 1)),
+    "a fork": Scenario(fork, THREE, adds=frozenset({("fork", 2)})),
+}
+
+
+def traced(disk: Path, scenario: Scenario, apply: Break | None = None) -> tuple[list[Event], int]:
+    """Return the calls that a scenario makes on a new disk, and how many of them its preparation."""
+    with machine_on(disk) as machine, pytest.MonkeyPatch.context() as patch:
+        if apply is not None:
+            apply(patch)
+        for act in scenario.prepare:
+            with process(machine.process(), next(_seeds)) as repository:
+                act(repository)
+        prepared = len(machine.recorder.events)
+        with process(machine.process(), next(_seeds)) as repository:
+            scenario.act(repository, machine.recorder.note)
+    return machine.recorder.events, prepared
+
+
+def check(
+    scenario: Scenario, before: frozenset[Place], store: DirectoryStore, notes: Sequence[object]
+) -> Promise:
+    """Hold what is left against what was acknowledged."""
+    acknowledged = frozenset(place for place in scenario.adds if place in notes)
+    kept = (before | acknowledged) - scenario.removes
+    promise = Promise(kept, before | scenario.adds, frozenset(), save("run"))
+    assert promise.kept <= checkpoints(store) <= promise.possible
+    return promise
+
+
+def check_and_go_on(
+    scenario: Scenario, before: frozenset[Place], store: DirectoryStore, notes: Sequence[object]
+) -> None:
+    """Do the same, save more steps, collect garbage."""
+    promise = check(scenario, before, store, notes)
+    judge(store, promise, collect_first=len(notes) % 2 == 0)
+    assert store.find_temporary(before=0) == []
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_next_job_goes_on_after_a_power_loss(tmp_path: Path, name: str, soak: int) -> None:
+    scenario = SCENARIOS[name]
+    events, prepared = traced(tmp_path / "disk", scenario)
+    before = steps(0, 1, 2) if scenario.prepare else steps()
+    left = list(remains(events, begin=prepared, exhaustive=2 * soak, sampled=2 * soak))
+    quick = left if soak > 1 else left[::3]
+    assert sweep(tmp_path, quick, partial(check, scenario, before)) > 15
+    # Going on takes much longer than looking.
+    some = left[:: max(1, len(left) // (12 * soak))]
+    assert sweep(tmp_path, some, partial(check_and_go_on, scenario, before)) >= 12
+
+
+def skip_file_flush(patch: pytest.MonkeyPatch) -> None:
+    plain = os.fsync
+
+    def flush(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            plain(descriptor)
+
+    patch.setattr(os, "fsync", flush)
+
+
+def without(*targets: tuple[object, str]) -> Break:
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        for target, name in targets:
+            patch.setattr(target, name, lambda *_: None)
+
+    return apply
+
+
+# Each is a store that acknowledges too early.
+BUGS: Mapping[str, Break] = {
+    "file fsync skipped": skip_file_flush,
+    "directory fsync skipped": without((directory, "flush_folder"), (folders, "flush_folder")),
+    "link without directory fsync": without((directory, "flush_folder")),
+    "new directories not flushed": without((folders.Folders, "_flush_name")),
+    "new root not flushed": without((folders, "_flush_path")),
+}
+
+
+def lost(store: DirectoryStore, acknowledged: Sequence[object]) -> bool:
+    """Return whether an acknowledged step cannot be loaded."""
+    with suppress(FwstoreError), process(store, next(_seeds)) as repository:
+        found = {step: repository.run("run")[step].load() for _, step in _places(acknowledged)}
+        return not all(same(state, make_state(step)) for step, state in found.items())
+    return True
+
+
+def _places(notes: Sequence[object]) -> Iterator[Place]:
+    for note in notes:
+        assert isinstance(note, tuple)
+        yield note
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_store_that_flushes_too_little_loses_acknowledged_saves(tmp_path: Path, bug: str) -> None:
+    events, _ = traced(tmp_path / "disk", FIRST, BUGS[bug])
+    found: list[bool] = []
+    for left in remains(events, exhaustive=4, sampled=4):
+        if left.notes and not any(found):
+            left.look(tmp_path, lambda store, notes: found.append(lost(store, notes)))
+    assert any(found)
