@@ -44,7 +44,7 @@ class Limits:
     read_bytes: int = 128 * MIB
     pack_bytes: int = 256 * MIB
     part_bytes: int = 48 * MIB
-    read_request_bytes: int = 16 * MIB
+    read_request_bytes: int = 8 * MIB
     read_gap_bytes: int = 256 * KIB
     commit_timeout_s: float = 600.0
     request_timeout_s: float = 120.0
