@@ -1,4 +1,4 @@
-"""A store that counts, fails, loses answers, answers late and dies, for any test of what stands on it.
+"""A store that counts, fails, loses answers, answers late or wrongly and dies, for any test of what stands on it.
 
 Invariant: after a simulated death the wrapped store is never touched again through this handle, so no
 `finally` of the dead process can tidy up; what it left is in `inner`, to be opened by the next one.
@@ -26,12 +26,24 @@ from typing import Literal, NoReturn, TypeVar
 
 from typing_extensions import Buffer
 
-from fwstore.base.errors import FwstoreError, Unavailable
+from fwstore.base.errors import AlreadyExists, Corrupt, FwstoreError, LimitExceeded, Unavailable
 from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto, Store, Upload
 
 T = TypeVar("T")
 
-Fault = Literal["fail", "lose", "late", "crash", "crash_during", "crash_after"]
+Fault = Literal[
+    "fail",  # not applied, no answer
+    "lose",  # applied, no answer
+    "late",  # no answer; applied when `land` is called
+    "conflict",  # a create is refused although the key may be free: S3's 409
+    "full",  # the disk is full
+    "flip",  # one bit of what was read is another
+    "truncate",  # what was read ends early
+    "stale",  # what was read is how it was some time ago
+    "crash",
+    "crash_during",
+    "crash_after",
+]
 When = Literal["before", "during", "after"]
 WRITES = frozenset({"create", "overwrite", "delete", "commit"})
 
@@ -119,6 +131,7 @@ class FaultyStore:
         self._late: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._dead = False
+        self._spoil: Fault | None = None
 
     @property
     def url(self) -> str:
@@ -149,6 +162,14 @@ class FaultyStore:
         """Make every further operation raise `Crash`, as for a process that is dead."""
         self._dead = True
 
+    def source(self) -> Store:
+        """Return the store that reads are answered from; as it was some time ago while an answer is stale."""
+        return self.inner
+
+    def defer(self, apply: Callable[[], object]) -> None:
+        """Keep a write that lands late."""
+        self._late.append(apply)
+
     def land(self) -> None:
         """Apply the writes that were late; each may find its key taken."""
         late, self._late = self._late, []
@@ -163,22 +184,31 @@ class FaultyStore:
         self.act(mode, key, lambda: self.inner.put(key, [content], mode=mode, write_id=write_id))
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        return self.act("get", key, lambda: self.inner.get(key, limit_bytes=limit_bytes))
+        found = self.act("get", key, lambda: self.source().get(key, limit_bytes=limit_bytes))
+        return self._spoiled(found)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        return self.act("get_range", key, lambda: self.inner.get_range(key, offset, length))
+        found = self.act("get_range", key, lambda: self.source().get_range(key, offset, length))
+        if self._spoil == "truncate":
+            raise Corrupt(f"injected: the answer to get_range {key} was cut short")
+        return self._spoiled(found)
 
     def read_into(self, key: str, reads: Sequence[ReadInto]) -> None:
-        self.act("read_into", key, lambda: self.inner.read_into(key, reads))
+        self.act("read_into", key, lambda: self.source().read_into(key, reads))
+        if self._spoil == "truncate":
+            raise Corrupt(f"injected: the answer to read_into {key} was cut short")
+        for view in [view for read in reads for view in read.buffers if view.nbytes][:1]:
+            flat = view.cast("B")
+            flat[:] = self._spoiled(bytes(flat))
 
     def head(self, key: str) -> ObjectInfo:
-        return self.act("head", key, lambda: self.inner.head(key))
+        return self.act("head", key, lambda: self.source().head(key))
 
     def list(
         self, prefix: str, *, start_after: str = "", limit: int | None = None
     ) -> Iterator[ObjectInfo]:
         return self.act(
-            "list", prefix, lambda: self.inner.list(prefix, start_after=start_after, limit=limit)
+            "list", prefix, lambda: self.source().list(prefix, start_after=start_after, limit=limit)
         )
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -206,6 +236,7 @@ class FaultyStore:
     ) -> T:
         """Do one operation as the plan has it."""
         fault = self._fault_of(name, key)
+        self._spoil = fault if fault in ("flip", "truncate") else None
         if fault == "crash":
             self._die(name, key)
         if fault == "crash_during":
@@ -213,9 +244,13 @@ class FaultyStore:
                 (partly or operation)()
             self._die(name, key)
         if fault == "late":
-            self._late.append(operation)
+            self.defer(operation)
         if fault in ("fail", "late"):
             raise Unavailable(f"injected: {name} {key} had no answer")
+        if fault == "conflict":
+            raise AlreadyExists(f"injected: another creates {key} now")
+        if fault == "full":
+            raise LimitExceeded(f"injected: no room for {name} {key}")
         try:
             result = operation()
         finally:
@@ -234,6 +269,16 @@ class FaultyStore:
             operation = Operation(next(self._numbers), name, key)
             self.operations.append(operation)
             return self.plan(operation)
+
+    def _spoiled(self, content: bytes) -> bytes:
+        """Return what arrives of an answer."""
+        if self._spoil is None or not content:
+            return content
+        # Any place will do, as long as a repeated run takes the same.
+        place = len(self.operations) * 7919 % len(content)
+        if self._spoil == "truncate":
+            return content[:place]
+        return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
 
     def _die(self, name: str, key: str) -> NoReturn:
         self._dead = True

@@ -1,0 +1,319 @@
+"""Named bugs: protections of production, each switched off on purpose, and who must notice.
+
+A suite is worth what it catches. Every bug here is a patch of a few lines; the simulator must find it within so many seeds,
+or the tests that are named must fail while it is switched on.
+
+Invariant: without a bug switched on, all of them pass.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from fwstore.base.errors import AlreadyExists, Unavailable
+from fwstore.format.record import Condemn, Open, Pin
+from fwstore.log.fold import Fold, Refusal
+
+_CREATORS = ("fwstore.log.log", "fwstore.log.terms", "fwstore.log.lineage", "fwstore.log.condemned")
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A protection that is missing.
+
+    Attributes:
+        name: What is wrong.
+        patches: Names of attributes, and makers of what stands in their place, given what stood there.
+        seeds: The simulator finds it within so many; 0 where it cannot.
+        suites: Tests that fail, beside the simulator.
+        holes: Of ../shared/protocol/HOLES.md.
+    """
+
+    name: str
+    patches: Sequence[tuple[str, Callable[[Any], Any]]]
+    seeds: int = 500
+    suites: tuple[str, ...] = ()
+    holes: tuple[str, ...] = ()
+
+
+@contextmanager
+def switched_on(bug: Bug) -> Iterator[None]:
+    """Run with a bug."""
+    with ExitStack() as stack:
+        for target, make in bug.patches:
+            stack.enter_context(mock.patch(target, make(_resolve(target))))
+        yield
+
+
+def _resolve(target: str) -> Any:
+    owner, _, name = target.rpartition(".")
+    found = pkgutil.resolve_name(owner)
+    return vars(found).get(name, getattr(found, name))
+
+
+def _everywhere(name: str, make: Callable[[Any], Any]) -> list[tuple[str, Callable[[Any], Any]]]:
+    return [(f"{module}.{name}", make) for module in _CREATORS]
+
+
+def _creating(
+    taken: Callable[[], bool] | None, unknown: Callable[[], bool] | None
+) -> Callable[[Any], Any]:
+    """Return a maker of `create_once` that answers otherwise where a key is taken or an answer is lost."""
+
+    def make(original: Any) -> Any:
+        def create_once(store: Any, key: str, buffers: Any, runtime: Any, **options: Any) -> bool:
+            for _ in range(100):
+                try:
+                    store.put(key, buffers, mode="create", **options)
+                except AlreadyExists:
+                    if taken is None:
+                        return bool(original(store, key, buffers, runtime, **options))
+                    return taken()
+                except Unavailable:
+                    if unknown is not None:
+                        return unknown()
+                    runtime.clock.sleep(0.1)
+                else:
+                    return True
+            raise Unavailable(key)
+
+        return create_once
+
+    return make
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda original: lambda *args, **options: value
+
+
+def _always(original: Any) -> Any:
+    return lambda *args, **options: True
+
+
+def _never(original: Any) -> Any:
+    return lambda *args, **options: False
+
+
+def _nothing(original: Any) -> Any:
+    return lambda *args, **options: None
+
+
+def _without(*refusals: Refusal, once: bool = False) -> Callable[[Any], Any]:
+    """Return a maker of `Fold.refusal` that does not see some reasons; only the first time, or never."""
+
+    def make(original: Any) -> Any:
+        def refusal(fold: Fold, record: Any, resolver: Any, **options: Any) -> Any:
+            found = original(fold, record, resolver, **options)
+            if found in refusals and not (once and fold.__dict__.get("ignored")):
+                fold.__dict__["ignored"] = True
+                return None
+            return found
+
+        return refusal
+
+    return make
+
+
+def _base_before_fence(original: Any) -> Any:
+    def run(self: Any, base: str | None) -> Any:
+        choose, fence = self._choose, self._fence
+        chosen: list[Any] = []
+
+        def choose_and_fence() -> None:
+            chosen.append(choose(base))
+            fence()
+
+        self._fence, self._choose = choose_and_fence, lambda _: chosen[0]
+        return original(self, base)
+
+    return run
+
+
+def _overwritten(original: Any) -> Any:
+    def create_once(store: Any, key: str, buffers: Any, runtime: Any, **options: Any) -> bool:
+        store.put(key, buffers, mode="overwrite")
+        return True
+
+    return create_once
+
+
+def _slot_passed_unread(original: Any) -> Any:
+    def read_lost_slot(self: Any, attempt: int) -> None:
+        from fwstore.format.record import parse_record, record_digest
+
+        seq = self.fold.seq + 1
+        record = parse_record(self._slots.require(seq), "slot")
+        self.fold.seq, self.fold.digest = seq, record_digest(record)
+
+    return read_lost_slot
+
+
+def _uses_without(*kinds: type) -> Callable[[Any], Any]:
+    def make(original: Any) -> Any:
+        return lambda self, body: None if isinstance(body, kinds) else original(self, body)
+
+    return make
+
+
+def _body_alone(original: Any) -> Any:
+    return lambda survey, body, marked: lambda fold: body
+
+
+def _delete_first(original: Any) -> Any:
+    def write(self: Any, garbage: Any, ending: Any) -> Condemn:
+        self._log.store.delete([found.key for found in garbage])
+        body: Condemn = original(self, garbage, ending)
+        return body
+
+    return write
+
+
+def _by_step(original: Any) -> Any:
+    return lambda fold: sorted(original(fold), key=lambda entry: -entry.step)
+
+
+def _all_live_by_step(original: Any) -> Any:
+    return lambda fold: sorted(fold.live(), key=lambda entry: -entry.step)
+
+
+def _all_pins(original: Any) -> Any:
+    return lambda fold: list(fold.pins.values())
+
+
+def _any_one(original: Any) -> Any:
+    return lambda self, sites: bool(frozenset(sites))
+
+
+def _own_set_only(original: Any) -> Any:
+    return lambda self, ballots: self
+
+
+def _commit_anew(original: Any) -> Any:
+    def commit(self: Any, commit: Any, packs: Any = None) -> Any:
+        self.log.append(lambda _: commit, term=self.number)
+        self._unpin_base()
+        return self.log.fold.entries[commit.snapshot]
+
+    return commit
+
+
+def _no_adoption(original: Any) -> Any:
+    return lambda self, lineage: lineage
+
+
+def _term_of_log(original: Any) -> Any:
+    return lambda self: 0
+
+
+BUGS = (
+    Bug(
+        "a lost answer is taken for a conflict",
+        _everywhere("create_once", _creating(taken=lambda: False, unknown=None)),
+    ),
+    Bug(
+        "a taken key is taken for ours",
+        _everywhere("create_once", _creating(taken=lambda: True, unknown=None)),
+    ),
+    Bug(
+        "no read-back after a lost answer: unknown is success",
+        _everywhere("create_once", _creating(taken=None, unknown=lambda: True)),
+    ),
+    Bug(
+        "a fence is ignored once",
+        [("fwstore.log.fold.Fold.refusal", _without(Refusal.FENCED, once=True))],
+    ),
+    Bug(
+        "fences are ignored",
+        [("fwstore.log.fold.Fold.refusal", _without(Refusal.FENCED))],
+        holes=("H3", "H9"),
+    ),
+    Bug("no home is fenced", [("fwstore.log.terms._Election._fence", _nothing)], holes=("H9",)),
+    Bug(
+        "the base is chosen before the fence",
+        [("fwstore.log.terms._Election.run", _base_before_fence)],
+    ),
+    Bug("a slot is used again", [("fwstore.log.log.create_once", _overwritten)]),
+    Bug("a vote is overwritten", [("fwstore.log.terms.create_once", _overwritten)]),
+    Bug(
+        "a slot lost to another is passed over unread",
+        [("fwstore.log.log.Log._read_lost_slot", _slot_passed_unread)],
+        holes=("H3",),
+    ),
+    Bug(
+        "condemned keys are not looked at when a record is made",
+        [("fwstore.log.fold.Fold._meets_condemned", _never)],
+        holes=("H3", "H4"),
+    ),
+    Bug(
+        "only commits are compared with condemned keys",
+        [("fwstore.log.fold.Fold._uses", _uses_without(Pin, Open))],
+        seeds=0,
+        suites=("tests/log/test_fold.py",),
+        holes=("H4",),
+    ),
+    Bug(
+        "a save is recorded twice",
+        [
+            ("fwstore.log.fold.Fold._is_duplicate", _never),
+            ("fwstore.log.terms.Term.commit", _commit_anew),
+        ],
+        seeds=2000,
+    ),
+    Bug(
+        "marks are not made again when roots appear",
+        [("fwstore.care.survey._unless_changed", _body_alone)],
+        seeds=2000,
+    ),
+    Bug(
+        "garbage is what no record knows, however young",
+        [("fwstore.care.orphans.is_dead", _always)],
+        holes=("H13",),
+    ),
+    Bug(
+        "garbage is deleted before it is condemned",
+        [("fwstore.care.survey.Survey._write", _delete_first)],
+    ),
+    Bug("packs that others use again are garbage", [("fwstore.care.survey.groups_meet", _never)]),
+    Bug("retention does not see pins", [("fwstore.care.retain.protected", _constant({}))]),
+    Bug(
+        "all pins are lifted as if they were those of bases",
+        [("fwstore.care.gc.finished_pins", _all_pins)],
+    ),
+    Bug(
+        "retention goes by step",
+        [("fwstore.care.retain.history", _all_live_by_step)],
+        holes=("H14",),
+    ),
+    Bug(
+        "one vote is a majority",
+        [("fwstore.log.votes.Electorate.majority", _any_one)],
+        holes=("H7",),
+        seeds=2000,
+    ),
+    Bug(
+        "a lineage is born with another uuid than was voted for",
+        [("fwstore.log.terms._Election._adopt", _no_adoption)],
+        holes=("H7",),
+    ),
+    Bug(
+        "a spent term number is used again",
+        [("fwstore.log.votes.Ballots.newest_term", _term_of_log)],
+    ),
+    Bug(
+        "the base is not pinned",
+        [
+            (
+                "fwstore.log.terms._Election._pin",
+                lambda original: lambda self, entry: [self._logs[self._candidate.home.uuid]],
+            )
+        ],
+        seeds=0,
+        suites=("tests/log/test_terms.py",),
+        holes=("H10",),
+    ),
+)

@@ -1,0 +1,75 @@
+"""From a play that failed to the fewest faults that make it fail, and to the one command that repeats it.
+
+Invariant: what is printed was played: the command fails where it is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from sim.world import World
+
+Play = Callable[[int, Container[str] | None], World]
+
+
+class Failed(AssertionError):
+    """A play that did not hold what was promised."""
+
+
+def check(play: Play, seed: int, *, bug: str = "") -> World:
+    """Play a seed; when it fails, tell so with the fewest faults that matter.
+
+    Raises:
+        Failed: With seed, faults and command.
+    """
+    try:
+        return play(seed, None)
+    except AssertionError as error:
+        first = error
+    faults, last = shrink(play, seed, first)
+    kept = ",".join(faults) or "none"
+    name = f" --bug '{bug}'" if bug else ""
+    raise Failed(
+        f"seed {seed}: {last}\n  faults that matter: {kept}\n"
+        f'  repeat it: make sim SEED={seed} SIM="--only {kept}{name}"'
+    ) from last
+
+
+def shrink(play: Play, seed: int, error: AssertionError) -> tuple[list[str], AssertionError]:
+    """Return faults without which the play would hold, none of which can be left out, and how it fails with them."""
+    faults = drawn(play, seed)
+    size = max(1, len(faults) // 2)
+    while True:
+        start, shorter = 0, False
+        while start < len(faults):
+            fewer = faults[:start] + faults[start + size :]
+            failure = failure_of(play, seed, fewer)
+            if failure is None:
+                start += size
+            else:
+                faults, error, shorter = fewer, failure, True
+        if size == 1 and not shorter:
+            return faults, error
+        size = max(1, size // 2)
+
+
+def drawn(play: Play, seed: int) -> list[str]:
+    """Return the faults that strike in the play of a seed, up to its end or failure."""
+    struck: list[str] = []
+
+    class Noting:
+        def __contains__(self, name: object) -> bool:
+            struck.append(str(name))
+            return True
+
+    failure_of(play, seed, Noting())
+    return struck
+
+
+def failure_of(play: Play, seed: int, only: Container[str] | None = None) -> AssertionError | None:
+    """Return how a play fails when only some faults may strike, None when it holds."""
+    try:
+        play(seed, only)
+    except AssertionError as error:
+        return error
+    return None
