@@ -1,7 +1,8 @@
 """Memory that another process can be shown.
 
 Invariant: a view of memory made here tells which file it is and where in it the view begins; the pages go back to the
-system when this process maps them no more, also while another one still does.
+system when this process maps them no more, also while another one still does. A fork copies none of it: the child sees
+the same bytes and leaves them alone, since pools forget their memory at a fork.
 """
 
 from __future__ import annotations
