@@ -17,7 +17,7 @@ from fwstore.base.errors import Corrupt, FwstoreError
 from fwstore.care.problems import explain
 from fwstore.codec.hashing import xxh3_128
 from fwstore.codec.registry import RAW, codec_of_number
-from fwstore.content.footers import FooterCache, Pack
+from fwstore.content.footers import Pack, fetch_footer
 from fwstore.content.verified import Origin
 from fwstore.format.blocks import (
     ALIGNMENT,
@@ -29,7 +29,7 @@ from fwstore.format.blocks import (
     encode_header,
     encode_trailer,
 )
-from fwstore.format.footer import Footer
+from fwstore.format.footer import Footer, parse_footer
 from fwstore.plan.coalesce import Request, plan_coalesce
 from fwstore.sched import Budget
 
@@ -102,8 +102,6 @@ class PackChecker:
         self._level = level
         self._share = share
         self._seed = np.uint64(seed)
-        # Every pack is checked once, so its footer need not be kept.
-        self._footers = FooterCache(self._origin, limit_bytes=0)
         self._budget = Budget(origin.runtime.limits.read_bytes)
 
     def check(self, pack: Pack) -> PackFindings:
@@ -114,7 +112,7 @@ class PackChecker:
             return PackFindings((Damage(*explain(error, pack.key, self._store.url), None),))
         damage = [] if size == pack.info.size else [self._resized(pack, size)]
         try:
-            footer = self._footers.get(pack)
+            footer = fetch_footer(self._origin, pack, parse_footer)
         except FwstoreError as error:
             # All of it is lost; that its size differs as well says nothing more.
             return PackFindings((Damage(*explain(error, pack.key, self._store.url), None),))

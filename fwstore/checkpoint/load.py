@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,8 +59,7 @@ class Selection:
     strict: bool = True
 
 
-@dataclass(frozen=True)
-class Fill:
+class Fill(NamedTuple):
     """One saved tensor and the memory of this rank that receives its elements."""
 
     path: TensorPath
@@ -249,6 +248,8 @@ def _pair(
 ) -> dict[TensorPath, TensorPath]:
     if selection.dtype not in (None, "cast"):
         raise InvalidInput("with into=, dtype= may only be 'cast': the destination has its dtypes")
+    if selection.only is None and selection.rename is None and _are_alike(saved, wanted):
+        return {path: path for path in wanted}
     shown = {path: display_path(path) for path in (*saved, *wanted)}
     ambiguous = _repeated(shown[path] for path in saved) | _repeated(shown[p] for p in wanted)
     saved_names = _names(saved, shown, ambiguous)
@@ -265,6 +266,16 @@ def _pair(
         cast=selection.dtype == "cast",
     )
     return {wanted_names[name]: saved_names[source] for name, source in pairs.items()}
+
+
+def _are_alike(
+    saved: Mapping[TensorPath, TensorInfo], wanted: Mapping[TensorPath, Described]
+) -> bool:
+    """Return whether both sides have the same tensors, so that nobody needs their names."""
+    return saved.keys() == wanted.keys() and all(
+        (saved[path].dtype, saved[path].shape) == (form.dtype, form.shape)
+        for path, form in wanted.items()
+    )
 
 
 def _repeated(names: Iterable[str]) -> set[str]:

@@ -9,8 +9,8 @@ Invariant: a run is called good only after every chunk of it was compared with i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from fwstore.content.manifest import TensorRows
 from fwstore.content.wants import Destination
 from fwstore.format.blocks import BLOCK_BYTES, RAW_CODEC, encode_chunk_headers
 from fwstore.format.dtypes import itemsize
-from fwstore.format.footer import Footer
+from fwstore.format.footer import Chunks
+from fwstore.format.rows import RunTable
 from fwstore.plan.box import Box
 from fwstore.plan.coalesce import plan_coalesce
 from fwstore.plan.flat import FlatCells, flat_cells
@@ -29,8 +30,7 @@ from fwstore.plan.grid import I64
 from fwstore.store.base import ReadInto, Store
 
 
-@dataclass(frozen=True, slots=True)
-class FlatRun:
+class FlatRun(NamedTuple):
     """Consecutive chunks of a pack that fill consecutive memory.
 
     Attributes:
@@ -48,8 +48,7 @@ class FlatRun:
     memory: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class FlatRequest:
+class FlatRequest(NamedTuple):
     """One contiguous read of a pack that holds whole chunks in the order of the destinations.
 
     Attributes:
@@ -58,8 +57,8 @@ class FlatRequest:
         length: How long it is.
         gaps: Bytes between what came before a chunk and its header.
         memory: What receives the stored bytes of every chunk.
-        digests: Their XXH3-128.
-        headers: Their headers, shape (chunks, 64).
+        digests: Their XXH3-128, one after another.
+        headers: Their headers, likewise.
         wants: The tensors that they belong to.
     """
 
@@ -68,9 +67,9 @@ class FlatRequest:
     length: int
     gaps: Sequence[int]
     memory: Sequence[memoryview]
-    digests: Sequence[bytes]
-    headers: NDArray[np.uint8]
-    wants: frozenset[int]
+    digests: bytes
+    headers: bytes
+    wants: Sequence[int]
 
     @property
     def chunk_count(self) -> int:
@@ -80,7 +79,7 @@ class FlatRequest:
     @property
     def raw_bytes(self) -> int:
         """Bytes of those chunks."""
-        return sum(memory.nbytes for memory in self.memory)
+        return self.length - BLOCK_BYTES * len(self.memory) - sum(self.gaps)
 
     def read(self, store: Store) -> bool:
         """Fill the memory; returns whether every chunk is what was written.
@@ -88,69 +87,111 @@ class FlatRequest:
         Raises:
             FwstoreError: The store does not answer, or has no such bytes.
         """
-        headers = np.empty_like(self.headers)
-        scratch, unwanted = headers.data.cast("B"), memoryview(bytearray(max(self.gaps)))
+        headers, unwanted = bytearray(len(self.headers)), memoryview(bytearray(max(self.gaps)))
+        scratch, begin = memoryview(headers), 0
         buffers: list[memoryview] = []
-        for number, (gap, memory) in enumerate(zip(self.gaps, self.memory, strict=True)):
+        for gap, memory in zip(self.gaps, self.memory, strict=True):
             if gap:
                 buffers.append(unwanted[:gap])
-            buffers += (scratch[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES], memory)
+            buffers += (scratch[begin : begin + BLOCK_BYTES], memory)
+            begin += BLOCK_BYTES
         store.read_into(self.key, [ReadInto(self.offset, buffers)])
-        return np.array_equal(headers, self.headers) and all(
-            xxh3_128(memory) == digest
-            for memory, digest in zip(self.memory, self.digests, strict=True)
-        )
+        # One comparison for all: a step of Python for every chunk is what two threads wait for.
+        return headers == self.headers and b"".join(map(xxh3_128, self.memory)) == self.digests
 
 
-def plan_flat_runs(want: int, rows: TensorRows, piece: Destination) -> list[FlatRun]:
-    """Return the runs that fill the whole cells of a piece.
+class _Span(NamedTuple):
+    """The whole cells of a piece that can be read by runs.
 
-    Returns:
-        Nothing when the piece has no whole cell, or cannot be filled by runs.
+    Attributes:
+        want: Number of the tensor among those that are read.
+        runs: Where its cells lie; those before and after the span may be left out.
+        first: The first cell.
+        stop: The one after the last.
+        bounds: Where each of them begins in the memory of the piece, and where the last one ends.
+        array: That memory.
     """
+
+    want: int
+    runs: RunTable
+    first: int
+    stop: int
+    bounds: Sequence[int]
+    array: NDArray[Any]
+
+
+def plan_flat_runs(wanted: Iterable[tuple[int, TensorRows, Destination]]) -> list[FlatRun]:
+    """Return the runs that fill the whole cells of some pieces.
+
+    A piece without a whole cell, or one that cannot be filled by runs, has none.
+
+    Args:
+        wanted: Pieces, each after the number that its runs are to have and the rows of its tensor.
+    """
+    spans = [span for want in wanted if (span := _span(*want)) is not None]
+    if not spans:
+        return []
+    # Looked up for all pieces at once: numpy takes as long for one row as for a thousand.
+    tables = [span.runs for span in spans]
+    columns = (
+        np.concatenate([getattr(table, name) for table in tables]).tolist()
+        for name in ("first_cell", "count", "pack", "first_chunk")
+    )
+    rows = zip(*columns, strict=True)
+    return [
+        run
+        for span in spans
+        for run in _runs_of(span, list(itertools.islice(rows, len(span.runs))))
+    ]
+
+
+def _span(want: int, rows: TensorRows, piece: Destination) -> _Span | None:
     array, info = piece.array, rows.info
     size = itemsize(info.dtype)
     if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
-        return []
+        return None
     cells = flat_cells(info.shape, info.cells)
     inside = None if cells is None else cells.within(piece.box)
     if cells is None or inside is None or array.dtype.itemsize != size:
-        return []
-    if len(cells.bounds) == 2:
-        bounds = [0, array.nbytes]
-    else:
-        begin = piece.box.offsets[cells.axis]
-        rows_of_cells = cells.bounds[inside[0] : inside[1] + 1] - begin
-        bounds = (rows_of_cells * (cells.row_elements * size)).tolist()
-    memory = array.reshape(-1).view(np.uint8).data
-    found = []
-    for first, count, pack, chunk in _covering(rows, *inside):
-        here = bounds[first - inside[0] : first - inside[0] + count + 1]
-        lengths = [high - low for low, high in itertools.pairwise(here)]
-        found.append(FlatRun(want, pack, chunk, lengths, memory[here[0] : here[-1]]))
-    complete = sum(len(run.lengths) for run in found) == inside[1] - inside[0]
-    return found if complete else []
+        return None
+    first, stop = inside
+    bounds = cells.bytes_before(size)
+    if stop - first < len(bounds) - 1:
+        begin = piece.box.offsets[cells.axis] * cells.row_elements * size
+        bounds = [bound - begin for bound in bounds[first : stop + 1]]
+    return _Span(want, _near(rows.runs, first, stop), first, stop, bounds, array)
 
 
-def _covering(rows: TensorRows, first: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (cell, count, pack, chunk) of the parts of runs that lie between two cells."""
-    runs = rows.runs
-    low, high = 0, len(runs)
-    if high > 1:
-        low = max(0, int(np.searchsorted(runs.first_cell, first, side="right")) - 1)
-        high = int(np.searchsorted(runs.first_cell, stop))
-    columns = (runs.first_cell, runs.count, runs.pack, runs.first_chunk)
-    for cell, count, pack, chunk in zip(*(c[low:high].tolist() for c in columns), strict=True):
-        begin, end = max(cell, first), min(cell + count, stop)
+def _near(runs: RunTable, first: int, stop: int) -> RunTable:
+    """Return the runs of a tensor without those that end before some cells or begin after them."""
+    if len(runs) < 2:
+        return runs
+    low = max(0, int(np.searchsorted(runs.first_cell, first, side="right")) - 1)
+    return runs.take(slice(low, int(np.searchsorted(runs.first_cell, stop))))
+
+
+def _runs_of(span: _Span, rows: Sequence[tuple[int, int, int, int]]) -> list[FlatRun]:
+    """Return the runs of a span; none where (first cell, count, pack, first chunk) leave out a cell."""
+    memory = span.array.reshape(-1).view(np.uint8).data
+    found, missing = [], span.stop - span.first
+    for cell, count, pack, chunk in rows:
+        begin, end = max(cell, span.first), min(cell + count, span.stop)
         if begin < end:
-            yield begin, end - begin, pack, chunk + begin - cell
+            here = span.bounds[begin - span.first : end - span.first + 1]
+            lengths = [high - low for low, high in itertools.pairwise(here)]
+            part = memory[here[0] : here[-1]]
+            found.append(FlatRun(span.want, pack, chunk + begin - cell, lengths, part))
+            missing -= end - begin
+    return [] if missing else found
 
 
 def edges(rows: TensorRows, box: Box) -> list[Box]:
     """Return the parts of a box before and after its whole cells, for a box that has some."""
+    if box.sizes == rows.info.shape:
+        return []
     cells = flat_cells(rows.info.shape, rows.info.cells)
     inside = None if cells is None else cells.within(box)
-    if cells is None or inside is None or box.sizes == rows.info.shape:
+    if cells is None or inside is None:
         return []
     low = box.offsets[cells.axis]
     whole = cells.bounds[list(inside)].tolist()
@@ -164,7 +205,7 @@ def _rows_of(box: Box, cells: FlatCells, first: int, stop: int) -> Box:
     return Box(tuple(offsets), tuple(sizes))
 
 
-def unfit_wants(runs: Sequence[FlatRun], footer: Footer) -> set[int]:
+def unfit_wants(runs: Sequence[FlatRun], footer: Chunks) -> set[int]:
     """Return the tensors that must be read chunk by chunk: their chunks are encoded, or shared.
 
     Args:
@@ -190,7 +231,7 @@ def unfit_wants(runs: Sequence[FlatRun], footer: Footer) -> set[int]:
 
 
 def plan_flat_requests(
-    pack: Pack, footer: Footer, runs: Sequence[FlatRun], *, gap_bytes: int, request_bytes: int
+    pack: Pack, footer: Chunks, runs: Sequence[FlatRun], *, gap_bytes: int, request_bytes: int
 ) -> Iterator[FlatRequest]:
     """Yield the reads of the runs of one pack, which `unfit_wants` found fit, by offset.
 
@@ -206,14 +247,14 @@ def plan_flat_requests(
     memory = [view for run in runs for view in _views(run)]
     starts = footer.offsets[chunks].astype(np.int64) - BLOCK_BYTES
     ends = starts + BLOCK_BYTES + footer.stored_lengths[chunks].astype(np.int64)
+    digests = footer.digests[chunks]
     headers = encode_chunk_headers(
         footer.codecs[chunks],
         footer.raw_lengths[chunks],
         footer.stored_lengths[chunks],
-        footer.digests[chunks],
+        digests,
         footer.ids[chunks],
     )
-    digests = [digest.tobytes() for digest in footer.digests[chunks]]
     gaps = np.append(0, starts[1:] - ends[:-1]).tolist()
     for request in plan_coalesce(
         np.stack([starts, ends - starts], axis=1),
@@ -228,9 +269,9 @@ def plan_flat_requests(
             request.length,
             [0, *gaps[low + 1 : high]],
             memory[low:high],
-            digests[low:high],
-            headers[low:high],
-            frozenset(wants[low:high]),
+            digests[low:high].tobytes(),
+            headers[low:high].tobytes(),
+            wants[low:high],
         )
 
 

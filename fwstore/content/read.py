@@ -27,7 +27,7 @@ from fwstore.content.footers import FooterCache, Pack
 from fwstore.content.manifest import Manifest, TensorRows
 from fwstore.content.verified import Origin
 from fwstore.content.wants import Destination, Request
-from fwstore.format.footer import Footer
+from fwstore.format.footer import Chunks
 from fwstore.format.paths import TensorPath
 from fwstore.plan.box import Box
 from fwstore.sched import Budget, BufferPool, collection_paused
@@ -105,8 +105,7 @@ class ContentReader:
                 for rows in [manifest.rows(path)]
                 for piece in pieces
             ]
-            runs = self._plan_runs(units)
-        runs = self._fit(manifest, runs)
+            runs = self._fit(manifest, self._plan_runs(units))
         fit = {run.want for run in runs}
         rest = [
             plan_tensor(unit.path, unit.rows, pieces)
@@ -123,12 +122,12 @@ class ContentReader:
     def _plan_runs(self, units: Sequence[_Unit]) -> list[FlatRun]:
         """Return the runs of those pieces that can be read by runs."""
         remote = self._origin.stores[0].capabilities.remote
-        runs: list[FlatRun] = []
-        for number, unit in enumerate(units):
+        return plan_flat_runs(
+            (number, unit.rows, unit.piece)
+            for number, unit in enumerate(units)
             # The edges of a piece are requests of their own, which a remote store does not forgive.
-            if not (remote and edges(unit.rows, unit.piece.box)):
-                runs += plan_flat_runs(number, unit.rows, unit.piece)
-        return runs
+            if not (remote and edges(unit.rows, unit.piece.box))
+        )
 
     def _fit(self, manifest: Manifest, runs: Sequence[FlatRun]) -> list[FlatRun]:
         """Return the runs of pieces whose chunks are plain and wanted once."""
@@ -141,7 +140,7 @@ class ContentReader:
 
     def _by_pack(
         self, manifest: Manifest, runs: Iterable[FlatRun]
-    ) -> list[tuple[Pack, Footer, list[FlatRun]]]:
+    ) -> list[tuple[Pack, Chunks, list[FlatRun]]]:
         grouped: dict[int, list[FlatRun]] = {}
         for run in runs:
             grouped.setdefault(run.pack, []).append(run)
@@ -174,16 +173,20 @@ class ContentReader:
                     requests.append(request)
                     yield request
 
-        good = runtime.scheduler.map(self._run, plan())
+        good = runtime.scheduler.map(self._run_reserved if remote else self._run, plan())
         bad = [request for request, fine in zip(requests, good, strict=True) if not fine]
         return requests, {want for request in bad for want in request.wants}
 
     def _run(self, request: FlatRequest) -> bool:
+        # What a file system reads in place is delivered when it has come, so no budget is asked.
         try:
-            with self._budget.reserve(request.length):
-                return request.read(self._origin.stores[0])
+            return request.read(self._origin.stores[0])
         except (Corrupt, NotFound, Unavailable):
             return False
+
+    def _run_reserved(self, request: FlatRequest) -> bool:
+        with self._budget.reserve(request.length):
+            return self._run(request)
 
 
 def _edges_of(unit: _Unit) -> list[_Edge]:

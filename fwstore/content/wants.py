@@ -18,7 +18,7 @@ from fwstore.base.config import Limits
 from fwstore.base.errors import Corrupt
 from fwstore.content.footers import Pack
 from fwstore.format.blocks import BLOCK_BYTES, ID_PREFIX_BYTES, ChunkHeader, encode_chunk_header
-from fwstore.format.footer import Footer
+from fwstore.format.footer import Chunks
 from fwstore.format.paths import TensorPath, display_path
 from fwstore.plan.box import Box
 from fwstore.plan.coalesce import plan_coalesce
@@ -176,7 +176,7 @@ def group_wants(tensors: Iterable[TensorRead]) -> dict[int, dict[int, list[Want]
     return grouped
 
 
-def plan_requests(pack: Pack, footer: Footer, wants: Wants, limits: Limits) -> list[Request]:
+def plan_requests(pack: Pack, footer: Chunks, wants: Wants, limits: Limits) -> list[Request]:
     """Return the reads of one pack, by offset.
 
     Raises:
@@ -194,7 +194,7 @@ def plan_requests(pack: Pack, footer: Footer, wants: Wants, limits: Limits) -> l
     ]
 
 
-def _wanted_chunks(pack: Pack, footer: Footer, wants: Wants) -> list[WantedChunk]:
+def _wanted_chunks(pack: Pack, footer: Chunks, wants: Wants) -> list[WantedChunk]:
     numbers = sorted(wants)
     if numbers and not 0 <= numbers[0] <= numbers[-1] < len(footer):
         raise Corrupt(

@@ -27,6 +27,7 @@ from fwstore.format.columnar import (
     FixedColumn,
     IntegerColumn,
     Schema,
+    Table,
     Values,
     encode_table,
     parse_table,
@@ -60,18 +61,36 @@ _FOOTER_SCHEMA: Schema = {
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Footer:
-    """Every chunk of a pack, as columns; row i is chunk i.
+class Chunks:
+    """Where the chunks of a pack are and what proves them, as columns; row i is chunk i.
 
     Attributes:
-        identity: Whose pack this is.
-        dictionary: The tensors that it has chunks of.
         ids: BLAKE3 of the decoded bytes, shape (n, 32).
         digests: XXH3-128 of the stored bytes, shape (n, 16).
         codecs: Numbers of codecs.
         raw_lengths: Bytes after decoding.
         stored_lengths: Bytes in the pack.
         offsets: Where the stored bytes begin in the pack; derived from the lengths.
+    """
+
+    ids: NDArray[np.uint8]
+    digests: NDArray[np.uint8]
+    codecs: NDArray[np.uint8]
+    raw_lengths: U64
+    stored_lengths: U64
+    offsets: U64
+
+    def __len__(self) -> int:
+        return len(self.codecs)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Footer(Chunks):
+    """Every chunk of a pack, and what of which tensor it holds.
+
+    Attributes:
+        identity: Whose pack this is.
+        dictionary: The tensors that it has chunks of.
         tensors: Index into `dictionary`.
         cells: Cell of the tensor's grid.
         fragments: Numbers of the chunks that are parts of cells, ascending.
@@ -80,19 +99,10 @@ class Footer:
 
     identity: PackIdentity
     dictionary: tuple[TensorInfo, ...]
-    ids: NDArray[np.uint8]
-    digests: NDArray[np.uint8]
-    codecs: NDArray[np.uint8]
-    raw_lengths: U64
-    stored_lengths: U64
-    offsets: U64
     tensors: U32
     cells: U64
     fragments: U32
     boxes: Boxes
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
     def fragment_box(self, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Return offsets and sizes of a chunk inside its cell, or None when it is the whole cell."""
@@ -135,6 +145,19 @@ def encode_footer(footer: Footer) -> bytes:
     return encode_table(KIND, _FOOTER_SCHEMA, columns, encode_header(footer.identity))
 
 
+def parse_chunks(stored: bytes, footer_offset: int) -> Chunks:
+    """Return the chunks of the footer that begins at `footer_offset` of its pack, and not what they hold.
+
+    A load knows from the manifest what it wants of which chunk; the tensors are most of the work of a footer.
+    The digest must have been checked against the pack table.
+
+    Raises:
+        Corrupt: The bytes are not a footer, or its chunks do not fill the pack up to the footer.
+        Unsupported: It is of another format version, or has an unknown feature.
+    """
+    return _chunks(_parse_table(stored), footer_offset)
+
+
 def parse_footer(stored: bytes, footer_offset: int) -> Footer:
     """Return the footer that begins at `footer_offset` of its pack.
 
@@ -144,30 +167,22 @@ def parse_footer(stored: bytes, footer_offset: int) -> Footer:
         Corrupt: The bytes are not a footer, or its chunks do not fill the pack up to the footer.
         Unsupported: It is of another format version, or has an unknown feature or dtype.
     """
-    if len(stored) > FOOTER_BYTES_MAX:
-        raise Corrupt(f"a footer of {len(stored)} bytes is larger than {FOOTER_BYTES_MAX}")
-    table = parse_table(KIND, _FOOTER_SCHEMA, stored)
+    table = _parse_table(stored)
+    chunks = _chunks(table, footer_offset)
     dictionary = parse_tensors(table)
-    tensors, stored_lengths = table.array("tensor"), table.array("stored_length")
-    if len({len(table.columns[name]) for name in _CHUNK_COLUMNS}) != 1 or len(tensors) > CHUNKS_MAX:
-        raise Corrupt("the columns of a footer differ in length or are too long")
-    fragments = table.array("fragment")
+    tensors, fragments = table.array("tensor"), table.array("fragment")
     check_numbers(tensors, 0, len(dictionary))
     _check_ascending(fragments, len(tensors))
     ranks = np.array([len(info.shape) for info in dictionary], np.int64)
-    check_lengths(table.array("codec"), table.array("raw_length"), stored_lengths)
-    offsets, end = chunk_offsets(stored_lengths)
-    if end != footer_offset:
-        raise Corrupt(f"the chunks of a pack end at {end} but its footer begins at {footer_offset}")
     footer = Footer(
+        ids=chunks.ids,
+        digests=chunks.digests,
+        codecs=chunks.codecs,
+        raw_lengths=chunks.raw_lengths,
+        stored_lengths=chunks.stored_lengths,
+        offsets=chunks.offsets,
         identity=parse_header(table.meta),
         dictionary=dictionary,
-        ids=table.array("id"),
-        digests=table.array("digest"),
-        codecs=table.array("codec"),
-        raw_lengths=table.array("raw_length"),
-        stored_lengths=stored_lengths,
-        offsets=offsets,
         tensors=tensors,
         cells=table.array("cell"),
         fragments=fragments,
@@ -179,6 +194,32 @@ def parse_footer(stored: bytes, footer_offset: int) -> Footer:
     )
     _check_footer(footer)
     return footer
+
+
+def _parse_table(stored: bytes) -> Table:
+    if len(stored) > FOOTER_BYTES_MAX:
+        raise Corrupt(f"a footer of {len(stored)} bytes is larger than {FOOTER_BYTES_MAX}")
+    table = parse_table(KIND, _FOOTER_SCHEMA, stored)
+    counts = {len(table.columns[name]) for name in _CHUNK_COLUMNS}
+    if len(counts) != 1 or max(counts) > CHUNKS_MAX:
+        raise Corrupt("the columns of a footer differ in length or are too long")
+    return table
+
+
+def _chunks(table: Table, footer_offset: int) -> Chunks:
+    stored_lengths = table.array("stored_length")
+    check_lengths(table.array("codec"), table.array("raw_length"), stored_lengths)
+    offsets, end = chunk_offsets(stored_lengths)
+    if end != footer_offset:
+        raise Corrupt(f"the chunks of a pack end at {end} but its footer begins at {footer_offset}")
+    return Chunks(
+        ids=table.array("id"),
+        digests=table.array("digest"),
+        codecs=table.array("codec"),
+        raw_lengths=table.array("raw_length"),
+        stored_lengths=stored_lengths,
+        offsets=offsets,
+    )
 
 
 def _check_footer(footer: Footer) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import msgspec
@@ -80,17 +81,23 @@ class TensorInfo:
     @property
     def cell_count(self) -> int:
         """Cell numbers of the grid, void ones included; 0 for an empty tensor."""
-        if 0 in self.shape:
-            return 0
-        count = 1
-        for size, (blocks, rows) in zip(self.shape, self.cells, strict=True):
-            count *= blocks * _parts(_parts(size, blocks), rows)
-        return count
+        return _cell_count(self.shape, self.cells)
 
     @property
     def cell_bytes(self) -> int:
         """Bytes of the largest cell."""
         return math.prod(rows for _, rows in self.cells) * itemsize(self.dtype)
+
+
+# A model has few forms, and every leaf and footer asks for all of its tensors.
+@lru_cache(maxsize=1 << 12)
+def _cell_count(shape: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> int:
+    if 0 in shape:
+        return 0
+    count = 1
+    for size, (blocks, rows) in zip(shape, cells, strict=True):
+        count *= blocks * _parts(_parts(size, blocks), rows)
+    return count
 
 
 def tensor_columns(tensors: Sequence[TensorInfo]) -> dict[str, Values]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,9 @@ class Box:
     sizes: tuple[int, ...]
 
     @staticmethod
+    @lru_cache(maxsize=1 << 12)
     def whole(shape: tuple[int, ...]) -> Box:
-        """Return the box of a whole tensor."""
+        """Return the box of a whole tensor; the same one for all tensors of a shape, of which a model has few."""
         return Box((0,) * len(shape), tuple(shape))
 
     @property

@@ -35,6 +35,10 @@ class FlatCells:
         """Elements of one row."""
         return math.prod(self.shape[self.axis + 1 :])
 
+    def bytes_before(self, itemsize: int) -> list[int]:
+        """Return how many bytes of the tensor lie before every cell, and all of them; not to be changed."""
+        return _bytes_before(self, itemsize)
+
     def within(self, box: Box) -> tuple[int, int] | None:
         """Return the numbers of the first cell that lies whole in a box and of the one after the last.
 
@@ -68,3 +72,10 @@ def flat_cells(shape: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> Fl
     offsets, _ = grid.cell_boxes(np.arange(grid.real, dtype=np.uint64))
     starts = offsets[:, axis] if shape else np.zeros(1, np.int64)
     return FlatCells(shape, axis, np.append(starts, shape[axis] if shape else 1))
+
+
+# Whatever has the same form has the same cells: a model has few forms.
+@lru_cache(maxsize=1 << 9)
+def _bytes_before(cells: FlatCells, itemsize: int) -> list[int]:
+    found: list[int] = (cells.bounds * (cells.row_elements * itemsize)).tolist()
+    return found

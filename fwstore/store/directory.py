@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -367,6 +367,8 @@ class _FileUpload:
             raise InvalidInput(f"the upload of {self._name} was committed or aborted before")
 
 
+# A pack is read in many pieces, each by its key.
+@lru_cache(maxsize=1 << 10)
 def _parts(key: str) -> Parts:
     return tuple(validate_key(key).split("/"))
 

@@ -22,7 +22,7 @@ from fwstore.base.errors import (
     Unavailable,
     Unsupported,
 )
-from fwstore.store.views import skip_bytes
+from fwstore.store.views import skip_bytes, total_bytes
 
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
@@ -160,6 +160,9 @@ def _rename_new(source_folder: int, source: str, folder: int, name: str) -> None
 
 def _batches(views: list[memoryview]) -> Iterator[list[memoryview]]:
     """Yield runs of views that one system call takes, each of at most 1 GiB unless it is one view."""
+    if len(views) <= _BUFFERS_MAX and total_bytes(views) <= _CALL_BYTES_MAX:
+        yield views
+        return
     batch: list[memoryview] = []
     size = 0
     for view in views:

@@ -126,34 +126,14 @@ class TorchAdapter:
             raise UnsupportedValue(f"torch {torch.__version__} has no dtype {dtype}")
         return torch.empty(shape, dtype=_creatable(DTYPES[dtype])).view(DTYPES[dtype])
 
-    @torch.no_grad()
     def materialise(self, value: torch.Tensor) -> torch.Tensor:
         """Return the tensor to load into: for a meta tensor a new one with memory.
 
         Plain tensors get torch's default device, DTensors the device of their mesh; a parameter stays a
         parameter. The caller puts the result where the meta tensor stood.
         """
-        if _is_dtensor(value):
-            from torch.distributed.tensor import DTensor
-
-            local = value.to_local()
-            if not local.is_meta:
-                return value
-            fresh: torch.Tensor = DTensor.from_local(
-                _with_memory(local, torch.device(value.device_mesh.device_type)),
-                value.device_mesh,
-                value.placements,
-                run_check=False,
-                shape=value.shape,
-                stride=value.stride(),
-            )
-        elif value.is_meta:
-            fresh = _with_memory(value, torch.get_default_device())
-        else:
-            return value
-        return (
-            nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh
-        )
+        has_memory = not (_local(value) if _is_dtensor(value) else value).is_meta
+        return value if has_memory else _materialised(value)
 
     def plain(self, value: Any) -> ForeignValue | None:
         """Return the inert form of a dtype, device, size, layout or memory format."""
@@ -260,10 +240,33 @@ def _memory(value: torch.Tensor, *, writable: bool) -> Any:
         if writable:
             raise InvalidInput("a lazily conjugated or negated view cannot be loaded into")
         plain = plain.resolve_conj().resolve_neg()
-    if writable and any(n > 1 and s == 0 for n, s in zip(plain.shape, plain.stride(), strict=True)):
+    if writable and not plain.is_contiguous() and _is_expanded(plain):
         raise InvalidInput("an expanded tensor cannot be loaded into: its elements share memory")
     raw = raw_view(plain)
     return raw.numpy() if raw.device.type == "cpu" else DeviceTensor(raw)
+
+
+def _is_expanded(value: torch.Tensor) -> bool:
+    return any(n > 1 and s == 0 for n, s in zip(value.shape, value.stride(), strict=True))
+
+
+@torch.no_grad()
+def _materialised(value: torch.Tensor) -> torch.Tensor:
+    """Return a new tensor with memory in the place of a meta tensor."""
+    if _is_dtensor(value):
+        from torch.distributed.tensor import DTensor
+
+        fresh: torch.Tensor = DTensor.from_local(
+            _with_memory(value.to_local(), torch.device(value.device_mesh.device_type)),
+            value.device_mesh,
+            value.placements,
+            run_check=False,
+            shape=value.shape,
+            stride=value.stride(),
+        )
+    else:
+        fresh = _with_memory(value, torch.get_default_device())
+    return nn.Parameter(fresh, value.requires_grad) if isinstance(value, nn.Parameter) else fresh
 
 
 def _with_memory(value: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -251,10 +251,16 @@ def test_keys_that_read_alike_are_told_apart(run: fwstore.Run) -> None:
     with pytest.raises(InvalidInput, match="several tensors"):
         checkpoint.tensors["s/0"]
     assert checkpoint.tensors["s", 0][0] == 1
+
+
+def test_names_are_asked_only_where_paths_do_not_tell(run: fwstore.Run) -> None:
+    keys: tuple[int | str, ...] = (0, "0", "[0]")
+    checkpoint = save(run, {"s": {key: np.full(1, n) for n, key in enumerate(keys)}})
+    into: dict[str, Any] = {"s": {key: np.full(1, 9) for key in reversed(keys)}}
+    checkpoint.load(into=into)
+    assert [into["s"][key][0] for key in keys] == [0, 1, 2]
     with pytest.raises(InvalidInput, match="rename"):
-        save(run, {"s": {0: np.ones(1), "0": np.ones(1), "[0]": np.ones(1)}}, 1).load(
-            into={"s": {0: np.ones(1), "0": np.ones(1), "[0]": np.ones(1)}}
-        )
+        checkpoint.load(into=into, only="**")
 
 
 def test_a_text_key_takes_what_an_int_key_left(run: fwstore.Run) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fwstore.base.errors import Corrupt
@@ -13,7 +16,10 @@ from fwstore.codec.registry import ZSTD_1
 from fwstore.content import flat
 from fwstore.content.build import BuiltSnapshot
 from fwstore.content.chunks import ChunkReader
+from fwstore.content.manifest import TensorRows
 from fwstore.format.blocks import ChunkHeader, encode_chunk_header, encode_chunk_headers
+from fwstore.format.rows import FragmentTable, RunTable
+from fwstore.format.tensor import TensorInfo
 from fwstore.plan.box import Box
 from fwstore.store.memory import MemoryStore
 from support.snapshots import Piece, Site, make_runtime, raw, read_pieces, whole
@@ -140,11 +146,63 @@ def test_headers_by_columns_are_those_made_one_by_one() -> None:
     )
 
 
+@given(st.data())
+def test_runs_of_many_pieces_are_those_of_every_piece_alone(data: st.DataObject) -> None:
+    rows_of = data.draw(st.lists(run_tables(), min_size=1, max_size=4))
+    wanted = []
+    for number, rows in enumerate(rows_of):
+        low, high = sorted(data.draw(st.tuples(*[st.integers(0, rows.info.shape[0])] * 2)))
+        box = Box((low, 0), (high - low, 3))
+        wanted.append((number, rows, Piece(box, np.zeros(box.sizes, np.uint16))))
+    found = flat.plan_flat_runs(wanted)
+    assert [tuple(run[:4]) for run in found] == [
+        tuple(run[:4]) for want in wanted for run in flat.plan_flat_runs([want])
+    ]
+    for number, rows, piece in wanted:
+        low, high = piece.box.offsets[0], piece.box.offsets[0] + piece.box.sizes[0]
+        cells = [cell for cell in range(-(-low // 2), 8) if min(2 * cell + 2, 15) <= high]
+        if low == high:
+            cells = []
+        expected = [chunk_of(rows, cell) for cell in cells]
+        mine = [run for run in found if run.want == number]
+        chunks = [(run.pack, run.first + n) for run in mine for n in range(len(run.lengths))]
+        assert chunks == ([] if None in expected else expected)
+        for run in mine:
+            run.memory[:] = bytes([number + 1]) * run.memory.nbytes
+            assert run.memory.nbytes == sum(run.lengths)
+        if mine:
+            filled = piece.array[2 * cells[0] - low : 2 * cells[-1] + 2 - low]
+            assert bool((filled == (number + 1) * 0x101).all())
+            assert np.count_nonzero(piece.array) == filled.size
+
+
+@st.composite
+def run_tables(draw: st.DrawFn) -> TensorRows:
+    """Draw where the 8 cells of a tensor of 15 rows lie: in some runs, with or without a hole."""
+    borders = [0, *sorted(draw(st.sets(st.integers(1, 7)))), 8]
+    rows = [
+        (0, low, high - low, draw(st.integers(0, 3)), draw(st.integers(0, 9)))
+        for low, high in itertools.pairwise(borders)
+        if draw(st.integers(0, 5))
+    ]
+    info = TensorInfo(("a",), "uint16", (15, 3), ((1, 2), (1, 3)))
+    return TensorRows(info, RunTable.of(rows), FragmentTable.of())
+
+
+def chunk_of(rows: TensorRows, cell: int) -> tuple[int, int] | None:
+    runs = rows.runs
+    columns = (runs.first_cell, runs.count, runs.pack, runs.first_chunk)
+    for first, count, pack, chunk in zip(*(column.tolist() for column in columns), strict=True):
+        if first <= cell < first + count:
+            return pack, chunk + cell - first
+    return None
+
+
 def test_a_run_table_with_a_hole_is_no_run() -> None:
     arrays = {("a",): RNG.standard_normal((8, 8))}
     site, built = make_site(arrays)
     rows = site.open(built).rows(("a",))
     target = whole(np.zeros((8, 8), np.uint64))
-    assert [len(run.lengths) for run in flat.plan_flat_runs(0, rows, target)] == [4]
+    assert [len(run.lengths) for run in flat.plan_flat_runs([(0, rows, target)])] == [4]
     holed = type(rows)(rows.info, rows.runs.take(np.array([], np.int64)), rows.fragments)
-    assert flat.plan_flat_runs(0, holed, target) == []
+    assert flat.plan_flat_runs([(0, holed, target)]) == []

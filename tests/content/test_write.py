@@ -11,11 +11,12 @@ import pytest
 from fwstore.base.errors import Conflict, InternalError, PermissionDenied, Unavailable
 from fwstore.codec.hashing import ContentHash
 from fwstore.codec.registry import ZSTD_1
-from fwstore.content.footers import FooterCache, Pack
+from fwstore.content.footers import Pack, fetch_footer
 from fwstore.content.packing import PackNaming
 from fwstore.content.sources import ChunkSource, SourceBatch
 from fwstore.content.verified import Origin
 from fwstore.content.write import WriteRequest, write_chunks
+from fwstore.format.footer import parse_footer
 from fwstore.format.keys import parse_pack_key
 from fwstore.format.pack import footer_of_suffix
 from fwstore.format.tensor import TensorInfo
@@ -219,5 +220,6 @@ def test_tensors_may_come_in_any_order() -> None:
     assert written.places.tensor.tolist() == [0, 1, 2]
     (pack,) = written.packs
     (key,) = keys_in(store)
-    footer = FooterCache(Origin(stores=(store,), runtime=runtime)).get(Pack(key, pack))
+    origin = Origin(stores=(store,), runtime=runtime)
+    footer = fetch_footer(origin, Pack(key, pack), parse_footer)
     assert [footer.dictionary[n].path for n in footer.tensors.tolist()] == [("c",), ("a",), ("b",)]

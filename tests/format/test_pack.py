@@ -13,7 +13,7 @@ from fwstore.base.errors import Corrupt, InternalError, InvalidInput, Unsupporte
 from fwstore.codec.hashing import ContentHash, xxh3_128
 from fwstore.codec.registry import codec_of_number
 from fwstore.format.blocks import ALIGNMENT, BLOCK_BYTES, CHUNKS_MAX, parse_header
-from fwstore.format.footer import Footer, chunk_offsets, encode_footer, parse_footer
+from fwstore.format.footer import Footer, chunk_offsets, encode_footer, parse_chunks, parse_footer
 from fwstore.format.pack import (
     FOOTER_READ_BYTES,
     ChunkEntry,
@@ -119,14 +119,24 @@ def test_every_truncation_of_a_pack_is_found() -> None:
     assert all(refuses(read_chunks, bad) for _, bad in truncations(sample_pack().stored))
 
 
+def test_the_chunks_of_a_footer_are_parsed_alike_without_its_tensors() -> None:
+    footer, stored, offset = footer_of(sample_pack().stored)
+    chunks = parse_chunks(stored, offset)
+    assert len(chunks) == len(footer) > 0
+    for name in ("ids", "digests", "codecs", "raw_lengths", "stored_lengths", "offsets"):
+        np.testing.assert_array_equal(getattr(chunks, name), getattr(footer, name))
+
+
 def test_damaged_footers_raise_nothing_else() -> None:
     # Trailer and pack table hold the digest of a footer, so a flip that still parses is never parsed.
     _, stored, offset = footer_of(sample_pack().stored)
     assert any(refuses(lambda s: parse_footer(s, offset), bad) for _, bad in flips(stored))
     assert all(refuses(lambda s: parse_footer(s, offset), bad) for _, bad in truncations(stored))
+    assert all(refuses(lambda s: parse_chunks(s, offset), bad) for _, bad in truncations(stored))
     for wrong in (0, offset - ALIGNMENT, offset + ALIGNMENT):
-        with pytest.raises(Corrupt, match="footer begins"):
-            parse_footer(stored, wrong)
+        for parse in (parse_footer, parse_chunks):
+            with pytest.raises(Corrupt, match="footer begins"):
+                parse(stored, wrong)
 
 
 def test_a_short_suffix_says_where_the_footer_is() -> None:

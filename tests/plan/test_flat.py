@@ -37,6 +37,7 @@ def test_flat_cells_lie_one_after_the_other(data: st.DataObject) -> None:
         assert in_order
         sizes = (np.diff(cells.bounds) * cells.row_elements).tolist()
         assert sizes == [len(found) for found in elements_by_cell(grid)]
+        assert cells.bytes_before(4) == [4 * sum(sizes[:cell]) for cell in range(len(sizes) + 1)]
 
 
 @given(st.data())
