@@ -40,7 +40,21 @@ _KIND, _TENSORS_KIND, _ROWS_KIND = "part", "dict", "rows"
 _HEADER = struct.Struct("<8sI")
 _ROWS_SCHEMA: NumberSchema = {**PACK_SCHEMA, **RUN_SCHEMA, **FRAGMENT_SCHEMA}
 
-Dictionaries = dict[tuple[bytes, ...], tuple[TensorInfo, ...]]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dictionary:
+    """The tensors that many ranks name alike.
+
+    Attributes:
+        tensors: Sorted by stored path.
+        dimensions: How many each of them has.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    dimensions: I64
+
+
+Dictionaries = dict[tuple[bytes, ...], Dictionary]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,16 +195,16 @@ def join_messages(messages: Sequence[Message], known: Dictionaries) -> Contribut
     first = messages[0]
     if first.dictionaries not in known:
         known[first.dictionaries] = _parse_tensors(first.dictionaries)
-    tensors = known[first.dictionaries]
+    dictionary = known[first.dictionaries]
     tables = parse_tables(_ROWS_KIND, _ROWS_SCHEMA, [message.rows for message in messages])
     packs = _parse_packs(tables, len(first.lineages))
     return Contribution(
         rank=first.rank,
-        tensors=tensors,
+        tensors=dictionary.tensors,
         lineages=first.lineages,
         packs=packs,
-        runs=_parse_runs(tables, len(tensors)),
-        fragments=_parse_fragments(tables, tensors),
+        runs=_parse_runs(tables, len(dictionary.tensors)),
+        fragments=_parse_fragments(tables, dictionary.dimensions),
         bytes_written=sum(message.bytes_written for message in messages),
         bytes_reused=sum(message.bytes_reused for message in messages),
     )
@@ -212,12 +226,11 @@ def _parse_runs(tables: Tables, tensors: int) -> RunTable:
     return replace(runs, pack=_through(runs.pack, counts, tables))
 
 
-def _parse_fragments(tables: Tables, tensors: Sequence[TensorInfo]) -> FragmentTable:
+def _parse_fragments(tables: Tables, dimensions: I64) -> FragmentTable:
     _check_lengths(tables, list(FRAGMENT_SCHEMA)[:4])
     _check_lengths(tables, ("fragment_offsets", "fragment_sizes"))
     counts = tables.counts["fragment_tensor"]
-    ranks = np.array([len(info.shape) for info in tensors], np.int64)
-    fragments = parse_fragments(tables, ranks, 0, _borders(counts))
+    fragments = parse_fragments(tables, dimensions, 0, _borders(counts))
     boxes = fragments.boxes.starts[np.cumsum(counts)]
     if not np.array_equal(boxes, np.cumsum(tables.counts["fragment_sizes"])):
         raise Corrupt("the boxes of a contribution are not those of its fragments")
@@ -256,8 +269,8 @@ def _encode_tensors(tensors: Sequence[TensorInfo]) -> list[bytes]:
         return _encode_tensors(tensors[:middle]) + _encode_tensors(tensors[middle:])
 
 
-def _parse_tensors(dictionaries: Sequence[bytes]) -> tuple[TensorInfo, ...]:
+def _parse_tensors(dictionaries: Sequence[bytes]) -> Dictionary:
     tensors: list[TensorInfo] = []
     for stored in dictionaries:
         tensors += parse_tensors(parse_table(_TENSORS_KIND, TENSOR_SCHEMA, stored))
-    return tuple(tensors)
+    return Dictionary(tuple(tensors), np.array([len(info.shape) for info in tensors], np.int64))
