@@ -2,7 +2,7 @@
 
 Invariant: two living leases never share a byte, and memory given back stays mapped for the next lease:
 touching cold pages runs at 0.5-1 GB/s, a copy into warm ones at more than ten times that. Memory that is pinned for
-a device is unpinned before it is unmapped, and is nobody's but this process's: a forked child has zeros there.
+a device is unpinned before it is unmapped, and a fork never turns it into a copy.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def map_anonymous(size_bytes: int) -> memoryview:
     which took three times as long as touching small pages (docs/performance.md).
     """
     pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Where the system cannot do that, a fork makes the next write to every page copy it.
+    # A fork would make the next write to every page copy it, and so part a device that writes to pinned pages from what
+    # this process sees; systems without this advice are older than the drivers that pin. Shared memory needs none.
     with suppress(OSError):
         pages.madvise(_WIPE_ON_FORK)
     return memoryview(pages)
@@ -296,11 +297,8 @@ class _Region:
         """Pin it until `unpin`, or until nobody has it any more.
 
         Raises:
-            OSError: It cannot be pinned, or a fork would part the device from what this process sees there.
+            OSError: It cannot be pinned.
         """
-        pages = self.memory.obj
-        if isinstance(pages, mmap.mmap):
-            pages.madvise(_WIPE_ON_FORK)
         self._unpin = weakref.finalize(self, _undo, pin(self.memory))
         # At the end of the process the driver may be gone before, and unpins everything itself.
         self._unpin.atexit = False
