@@ -6,7 +6,7 @@ WORKERS ?= 2
 BENCH ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
-QUESTIONS := blocked durable load unchanged memory cpu gil s3 ranks growth planning history records fragments tiles
+QUESTIONS := blocked lazy cuda durable load unchanged memory cpu gil s3 ranks growth planning history records fragments tiles
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ demo: $(STAMP) ## Train, kill in mid-save, resume on other world sizes, compare 
 	@$(BIN)/python -m fwstore_demo --store $(STORE)
 
 test: $(STAMP) ## Run all tests but the soak
-	@$(BIN)/python -m pytest -q -m "not soak and not gpu" -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -q -m "not soak" -n $(WORKERS) --dist loadgroup
 
 check: $(STAMP) ## Lint, formatting, types, layers, the architecture ratchet
 	$(BIN)/ruff check $(SOURCES)

@@ -15,6 +15,8 @@ from benchmarks.common.tables import comparison_text, table_of, verdict_text
 _ORDER = (
     "quick",
     "blocked",
+    "lazy",
+    "cuda",
     "durable",
     "load",
     "unchanged",

@@ -22,6 +22,10 @@ class Peer(ABC):
     def save(self, state: State, step: int) -> Wait:
         """Save; returns when the tensors may change, and what waits until the save is durable."""
 
+    def staged(self) -> Wait:
+        """Return what waits until the tensors of the last save may change: most have copied all when they return."""
+        return done
+
     @abstractmethod
     def load(self, into: State, step: int) -> None:
         """Fill existing tensors."""

@@ -43,7 +43,9 @@ class Dcp(Peer):
 class DcpAsync(Dcp):
     """DCP that copies into a stager which is kept from save to save."""
 
-    def __init__(self, folder: Path, *, where: Literal["thread", "process"]) -> None:
+    def __init__(
+        self, folder: Path, *, where: Literal["thread", "process"], pinned: bool = False
+    ) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
         from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
@@ -52,10 +54,10 @@ class DcpAsync(Dcp):
         _join_world_of_one()
         self._stager = DefaultStager(
             StagingOptions(
-                use_pinned_memory=False,
+                use_pinned_memory=pinned,
                 use_shared_memory=where == "process",
                 use_async_staging=False,
-                use_non_blocking_copy=False,
+                use_non_blocking_copy=pinned,
             )
         )
 

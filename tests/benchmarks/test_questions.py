@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks
+from benchmarks import lazy
 from benchmarks.common.question import Question, question_from_json
 from benchmarks.peers import PEERS
 
@@ -19,7 +20,7 @@ QUESTIONS: list[Question] = [
     for name in SCRIPTS
     if hasattr(module := importlib.import_module(f"benchmarks.{name}"), "QUESTION")
 ]
-OWN_SUBJECTS = {"obstore put and get_range"}
+OWN_SUBJECTS = {"obstore put and get_range", *lazy.SAVERS}
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
