@@ -25,7 +25,7 @@ from fwstore.format.record import AnyBody, Close
 from fwstore.log.fold import Fold
 from fwstore.log.log import Log
 from fwstore.log.packs import PackReader
-from fwstore.log.tail import get_or_none
+from fwstore.log.tail import get_parsed
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
@@ -56,13 +56,9 @@ def read_lineage(store: Store, keys: LineageKeys) -> Lineage | None:
     Raises:
         Corrupt: It is damaged.
     """
-    what = f"{keys.catalog} in {store.url}"
-    stored = get_or_none(store, keys.catalog, LINEAGE_BYTES_MAX)
-    if stored is None:
-        return None
-    lineage = parse_lineage(stored, what)
-    if lineage.keys != keys:
-        raise Corrupt(f"{what} describes {lineage.keys.label}")
+    lineage = get_parsed(store, keys.catalog, LINEAGE_BYTES_MAX, parse_lineage)
+    if lineage is not None and lineage.keys != keys:
+        raise Corrupt(f"{keys.catalog} in {store.url} describes {lineage.keys.label}")
     return lineage
 
 

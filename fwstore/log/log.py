@@ -124,7 +124,7 @@ class Log:
             for slot in self._slots.read(first, stop if last is None else min(stop, last)):
                 if slot is None:
                     return
-                yield parse_record(slot, self.keys.slot(first))
+                yield self._slots.parse(first, slot)
                 first += 1
 
     def judged(self) -> Iterator[tuple[Record, bool]]:
@@ -237,7 +237,7 @@ class Log:
         """Begin at a summary; False, and nothing has changed, when it does not belong to the log."""
         last = min(bounds.last + _SPECULATE, seq + BATCH_MAX)
         summary, slots = self._slots.read_from_summary(seq, last)
-        first = parse_record(slots[0] or self._slots.require(seq), self.keys.slot(seq))
+        first = self._slots.parse(seq, slots[0] or self._slots.require(seq))
         if summary is None or summary.record != record_digest(first):
             return False
         self.fold = Fold.restore(self.lineage, seq, summary.record, summary.state)
@@ -257,10 +257,11 @@ class Log:
         for index, slot in enumerate(slots):
             if slot is None:
                 return index
-            what = f"{self.keys.slot(self.fold.seq + 1)} in {self.store.url}"
-            record = parse_record(slot, what)
+            seq = self.fold.seq + 1
+            record = self._slots.parse(seq, slot)
             try:
                 self.fold.apply(record, self._resolver)
             except Corrupt as error:
+                what = f"{self.keys.slot(seq)} in {self.store.url}"
                 raise Corrupt(f"{what} is damaged: {error}") from error
         return len(slots)

@@ -19,7 +19,7 @@ from fwstore.format.site import (
     encode_site,
     parse_site,
 )
-from fwstore.log.tail import get_or_none
+from fwstore.log.tail import get_or_none, get_parsed
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
@@ -47,10 +47,9 @@ def open_site(store: Store, *, expected: str | None = None, hash_key: str | None
         Conflict: It is another site.
         Unsupported: It is of a later format, needs an unknown feature, or has another hash key.
     """
-    stored = get_or_none(store, SITE_KEY, SITE_BYTES_MAX)
-    if stored is None:
+    found = get_parsed(store, SITE_KEY, SITE_BYTES_MAX, parse_site)
+    if found is None:
         raise NotFound(f"{store.url} holds no repository: {SITE_KEY} is not there")
-    found = parse_site(stored, f"{SITE_KEY} in {store.url}")
     if expected is not None and found.site != expected:
         raise Conflict(f"{store.url} is site {found.site} ({found.name}), not {expected}")
     if found.hash_key != hash_key:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from fwstore.base.config import RECORD_BYTES_MAX
 from fwstore.base.errors import Corrupt, NotFound, Unsupported
 from fwstore.format.keys import LineageKeys
+from fwstore.format.record import Record, parse_record
 from fwstore.format.summary import (
     HINT_BYTES_MAX,
     SUMMARY_BYTES_MAX,
@@ -26,6 +27,7 @@ from fwstore.sched import Runtime
 from fwstore.store.base import Store
 
 R = TypeVar("R")
+P = TypeVar("P")
 
 PAGE = 1000
 BATCH_MAX = 512
@@ -43,6 +45,27 @@ def get_or_none(store: Store, key: str, limit_bytes: int) -> bytes | None:
         return store.get(key, limit_bytes=limit_bytes)
     except NotFound:
         return None
+
+
+def get_parsed(
+    store: Store, key: str, limit_bytes: int, parse: Callable[[bytes, str], P]
+) -> P | None:
+    """Return an object parsed, or None where there is none.
+
+    What is damaged is read a second time: the damage may have been done on the way.
+
+    Raises:
+        Corrupt: It is damaged both times.
+    """
+    what = f"{key} in {store.url}"
+    stored = get_or_none(store, key, limit_bytes)
+    if stored is None:
+        return None
+    try:
+        return parse(stored, what)
+    except Corrupt:
+        again = get_or_none(store, key, limit_bytes)
+        return parse(stored if again is None else again, what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +132,18 @@ class SlotReader:
                 "log existed: restore it from a backup or another site"
             )
         return slot
+
+    def parse(self, seq: int, stored: bytes) -> Record:
+        """Return the record of a slot that was read; what seems damaged is read once more.
+
+        Raises:
+            Corrupt: It is damaged both times.
+        """
+        what = f"{self._keys.slot(seq)} in {self._store.url}"
+        try:
+            return parse_record(stored, what)
+        except Corrupt:
+            return parse_record(self.require(seq), what)
 
     def _slot(self, seq: int) -> tuple[str, int]:
         return self._keys.slot(seq), RECORD_BYTES_MAX

@@ -13,7 +13,7 @@ from fwstore.base.errors import Unavailable
 from fwstore.format.keys import LineageKeys
 from fwstore.format.vote import VOTE_BYTES_MAX, Receipt, Vote, parse_receipt, parse_vote
 from fwstore.log.site import Site
-from fwstore.log.tail import get_or_none
+from fwstore.log.tail import get_parsed
 from fwstore.sched import Runtime
 
 _RECEIPT = ".open"
@@ -67,14 +67,16 @@ class Ballots:
 
     def _take(self, site: Site, key: str) -> None:
         try:
-            stored = get_or_none(site.store, key, VOTE_BYTES_MAX)
+            found: Vote | Receipt | None = (
+                get_parsed(site.store, key, VOTE_BYTES_MAX, parse_receipt)
+                if key.endswith(_RECEIPT)
+                else get_parsed(site.store, key, VOTE_BYTES_MAX, parse_vote)
+            )
         except Unavailable:
             self.reached -= {site.uuid}
             return
-        if stored is None:
-            return
-        parse = parse_receipt if key.endswith(_RECEIPT) else parse_vote
-        self.note(site.uuid, key, parse(stored, f"{key} in {site.store.url}"))
+        if found is not None:
+            self.note(site.uuid, key, found)
 
 
 @dataclass(frozen=True)

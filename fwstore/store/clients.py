@@ -22,6 +22,7 @@ from fwstore.store.seam import Seam
 
 _PART_BYTES_MIN = 5 * MIB
 _CONNECT_TIMEOUT_S = 5
+_SILENCE_SHARE = 0.25
 _RETRIES_MAX = 20
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _SECRET_VARIABLES = (
@@ -94,7 +95,7 @@ class ClientMaker:
                 make = self._constructor(library)
                 self._clients = Clients(
                     library=library,
-                    once=make({"max_retries": 0}),
+                    once=make({"max_retries": 0}, read_timeout=self._silence()),
                     patient=make(self._retries()),
                     part_bytes=part_bytes,
                     parts=Loans(part_bytes, self._limits.inflight_bytes // part_bytes),
@@ -106,7 +107,7 @@ class ClientMaker:
         """Drop the clients; they are made anew when needed."""
         self._clients = None
 
-    def _constructor(self, library: Any) -> Callable[[dict[str, object]], Any]:
+    def _constructor(self, library: Any) -> Callable[..., Any]:
         address = self._address
         config = self._config()
         allow_http = config.pop("allow_http", None)
@@ -120,12 +121,12 @@ class ClientMaker:
         kinds = {"s3": "S3Store", "gcs": "GCSStore", "azure": "AzureStore"}
         kind = getattr(library.store, kinds[address.kind])
 
-        def make(retries: dict[str, object]) -> Any:
+        def make(retries: dict[str, object], **more: timedelta) -> Any:
             return kind(
                 address.bucket,
                 prefix=address.prefix or None,
                 config=config,
-                client_options=client_options,
+                client_options=client_options | more,
                 retry_config=retries,
                 **extra,
             )
@@ -145,6 +146,10 @@ class ClientMaker:
     def _is_plain_http(self, config: Mapping[str, object]) -> bool:
         names = (config.get("endpoint"), *map(self._environment.text, _ENDPOINTS))
         return next((str(name) for name in names if name), "").startswith("http://")
+
+    def _silence(self) -> timedelta:
+        # A request that nobody answers leaves time for another one.
+        return timedelta(seconds=self._limits.request_timeout_s * _SILENCE_SHARE)
 
     def _retries(self) -> dict[str, object]:
         return {

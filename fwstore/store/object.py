@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _PAGE = 1000
+_ANY_KEY = "-"
 
 
 class ObjectStore:
@@ -130,7 +131,7 @@ class ObjectStore:
         """Return what is known of an object."""
         validate_key(key)
         # Not `head` of the library, which leaves out the metadata.
-        found = self._ask("look at", key, lambda client: client.get(key, options={"head": True}))
+        found = self._ask("look at", key, lambda client: _get(client, key, head=True))
         return _describe(key, found.meta, found.attributes.get(WRITE_ID))
 
     def list(
@@ -183,7 +184,7 @@ class ObjectStore:
         return self._repeat(attempt)
 
     def _get_whole(self, client: Any, key: str, limit_bytes: int) -> bytes:
-        found = client.get(key)
+        found = _get(client, key)
         size = found.meta["size"]
         if size > limit_bytes:
             raise LimitExceeded(f"{key} in {self.url} has {size} bytes; the limit is {limit_bytes}")
@@ -245,16 +246,33 @@ class ObjectStore:
                 None,
             )
             page = next(current, None)
-            pages = current
+            pages = current if page else None
             return page
 
-        while page := self._ask("list", prefix, next_page):
+        full = True
+        while True:
+            page = self._ask("list", prefix, next_page)
+            if not page and full:
+                # To the library, whatever a captive portal answers is an empty listing: an end that no
+                # shorter page has shown is believed once something that knows objects says it again.
+                with suppress(NotFound):
+                    self.head(_ANY_KEY)
+                page = self._ask("list", prefix, next_page)
+            if not page:
+                return
             yield page
-            after = page[-1]["path"]
+            after, full = page[-1]["path"], len(page) >= _PAGE
+
+
+def _get(client: Any, key: str, **options: object) -> Any:
+    found = client.get(key, options=options or None)
+    if found.meta["e_tag"] is None and not found.meta["last_modified"].timestamp():
+        raise Unavailable(f"what answers for {key} is no object store: it knows no time and no tag")
+    return found
 
 
 def _read_suffix(client: Any, key: str, length: int) -> tuple[bytes, int]:
-    found = client.get(key, options={"range": {"suffix": length}})
+    found = _get(client, key, range={"suffix": length})
     return bytes(found.bytes()), found.meta["size"]
 
 

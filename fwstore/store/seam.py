@@ -46,6 +46,7 @@ _ACCESS = (
 )
 _FULL = "the store is full or the quota is used up"
 _SHORT = "the object is too short"
+_CHANGED = "what arrived is not what was sent"
 
 _BY_CODE: dict[str, Reaction] = {
     "NoSuchBucket": (InvalidInput, _BUCKET),
@@ -63,6 +64,10 @@ _BY_CODE: dict[str, Reaction] = {
     "InvalidRange": (Corrupt, _SHORT),
     "NotImplemented": (Unsupported, "the store does not implement this"),
     "RequestTimeout": (Unavailable, "the store did not get the request in time"),
+    "BadDigest": (Unavailable, _CHANGED),
+    "IncompleteBody": (Unavailable, _CHANGED),
+    "XAmzContentSHA256Mismatch": (Unavailable, _CHANGED),
+    "XAmzContentChecksumMismatch": (Unavailable, _CHANGED),
     "OperationAborted": (Unavailable, "the store was doing something else with the key"),
 }
 _BY_STATUS: dict[int, Reaction] = {

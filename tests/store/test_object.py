@@ -7,6 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -23,13 +24,14 @@ from fwstore.base.errors import (
     Unavailable,
 )
 from fwstore.base.units import GIB, MIB
-from fwstore.sched.runtime import Runtime
+from fwstore.sched.runtime import Runtime, system_runtime
 from fwstore.store.address import open_store
 from fwstore.store.base import ReadInto, Store
 from fwstore.store.create import create_once
 from support.hasty import hasty_runtime
 from support.moto import MotoServer
-from support.s3 import Answer, Proxy, Request, Spoil, serve_proxy
+from support.proxy import Proxy, serve_proxy
+from support.trouble import EMPTY, HTML, Answer, Plan, Request, Rule, Trouble, any_of
 
 pytestmark = pytest.mark.s3
 
@@ -59,11 +61,11 @@ def store(url: str, runtime: Runtime) -> Iterator[Store]:
     made.close()
 
 
-def first(spoil: Spoil | Answer) -> Callable[[Request], Spoil | Answer | None]:
+def first(spoil: Trouble) -> Plan:
     return lambda request: spoil if request.number == 1 else None
 
 
-def always(spoil: Spoil | Answer) -> Callable[[Request], Spoil | Answer | None]:
+def always(spoil: Trouble) -> Plan:
     return lambda request: spoil
 
 
@@ -71,7 +73,7 @@ def error_body(code: str, more: str = "") -> bytes:
     return f"<Error><Code>{code}</Code><Message>said so</Message>{more}</Error>".encode()
 
 
-AMBIGUOUS: list[Spoil | Answer] = [
+AMBIGUOUS: list[Trouble] = [
     "drop",
     "lose",
     Answer(500, error_body("InternalError")),
@@ -81,7 +83,7 @@ AMBIGUOUS: list[Spoil | Answer] = [
 
 
 @pytest.mark.parametrize("spoil", AMBIGUOUS, ids=str)
-def test_create_is_sent_once(store: Store, proxy: Proxy, spoil: Spoil | Answer) -> None:
+def test_create_is_sent_once(store: Store, proxy: Proxy, spoil: Trouble) -> None:
     proxy.reset(first(spoil))
     with pytest.raises(Unavailable, match="slot"):
         store.put("slot", [b"ours"], mode="create")
@@ -91,7 +93,7 @@ def test_create_is_sent_once(store: Store, proxy: Proxy, spoil: Spoil | Answer) 
 
 @pytest.mark.parametrize("spoil", AMBIGUOUS, ids=str)
 def test_create_once_finds_out(
-    store: Store, proxy: Proxy, runtime: Runtime, spoil: Spoil | Answer
+    store: Store, proxy: Proxy, runtime: Runtime, spoil: Trouble
 ) -> None:
     proxy.reset(first(spoil))
     assert create_once(store, "slot", [b"ours"], runtime, write_id="ab")
@@ -109,7 +111,7 @@ def test_create_once_takes_a_conflict_in_progress_for_what_it_is(
 
 
 @pytest.mark.parametrize("spoil", [*AMBIGUOUS, "cut"], ids=str)
-def test_what_is_idempotent_is_repeated(store: Store, proxy: Proxy, spoil: Spoil | Answer) -> None:
+def test_what_is_idempotent_is_repeated(store: Store, proxy: Proxy, spoil: Trouble) -> None:
     calls: list[tuple[Callable[[], object], object]] = [
         (lambda: store.put("a", [b"12345"], mode="overwrite"), None),
         (lambda: store.get("a", limit_bytes=5), b"12345"),
@@ -205,9 +207,9 @@ def test_a_short_answer_is_not_believed(store: Store, proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("spoil", ["lose", "drop", Answer(500)], ids=str)
 def test_a_lost_completion_of_an_upload_is_found_out(
-    store: Store, proxy: Proxy, spoil: Spoil | Answer
+    store: Store, proxy: Proxy, spoil: Trouble
 ) -> None:
-    def plan(request: Request) -> Spoil | Answer | None:
+    def plan(request: Request) -> Trouble | None:
         if request.method != "POST" or "uploadId" not in request.path:
             return None
         completing.append(request)
@@ -389,26 +391,78 @@ def test_a_store_works_in_a_forked_child(store: Store, runtime: Runtime) -> None
 
 
 def test_requests_have_a_time_limit(url: str, proxy: Proxy) -> None:
-    import threading
-
-    stalled = threading.Event()
-
-    def stall(request: Request) -> Spoil:
-        stalled.wait(30)
-        return "drop"
-
     runtime = hasty_runtime(Limits(request_timeout_s=0.2))
     store = open_store(url, runtime)
-    proxy.reset(stall)
+    proxy.reset(always("stall"))
     try:
         with pytest.raises(Unavailable):
             store.get("a", limit_bytes=1)
         with pytest.raises(Unavailable):
             store.put("a", [b"1"], mode="create")
     finally:
-        stalled.set()
         store.close()
         runtime.scheduler.close()
+
+
+def test_a_silent_connection_leaves_time_for_another(url: str, proxy: Proxy) -> None:
+    limits = Limits(request_timeout_s=8.0)
+    with closing(open_store(url, system_runtime(limits))) as store:
+        store.put("a", [b"1"], mode="create")
+        for silence in ("stall", "freeze"):
+            proxy.reset(first(silence))
+            assert store.get("a", limit_bytes=1) == b"1"
+        proxy.reset(first("lose_stall"))
+        assert create_once(store, "b", [b"2"], system_runtime(limits))
+
+
+def test_a_captive_portal_is_no_store(store: Store, proxy: Proxy, runtime: Runtime) -> None:
+    """To everything it answers 200 and a page; a page is no object, and no empty listing either."""
+    store.put("some/key", [b"1"], mode="create")
+    calls: list[tuple[Callable[[], object], object]] = [
+        (lambda: store.get("some/key", limit_bytes=100), b"1"),
+        (lambda: store.head("some/key").size, 1),
+        (lambda: store.get_range("some/key", -1, 1), b"1"),
+        (lambda: [info.key for info in store.list("some/")], ["some/key"]),
+        (lambda: create_once(store, "slot", [b"2"], runtime), True),
+    ]
+    for answer in (HTML, EMPTY):
+        for call, expected in calls:
+            proxy.reset(Rule(answer))
+            assert call() == expected
+        proxy.reset(always(answer))
+        for call, _ in calls:
+            with pytest.raises(Unavailable):
+                call()
+
+
+def test_an_empty_listing_is_asked_for_twice(store: Store, proxy: Proxy) -> None:
+    assert list(store.list("some/")) == []
+    assert proxy.methods() == ["GET", "HEAD", "GET"]
+    store.put("some/key", [b"1"], mode="create")
+    proxy.reset()
+    assert [info.key for info in store.list("some/")] == ["some/key"]
+    assert proxy.methods() == ["GET"]
+
+
+def test_what_changed_on_its_way_to_the_store_is_sent_again(
+    store: Store, proxy: Proxy, runtime: Runtime
+) -> None:
+    body = error_body("XAmzContentSHA256Mismatch")
+    for call in (
+        lambda: store.put("a", [b"1"], mode="overwrite"),
+        lambda: create_once(store, "b", [b"1"], runtime),
+    ):
+        proxy.reset(first(Answer(400, body)))
+        call()
+        assert proxy.methods() == ["PUT", "PUT"]
+
+
+def test_a_taken_slot_is_looked_at_twice(store: Store, proxy: Proxy, runtime: Runtime) -> None:
+    """The answer to the create was lost, and a byte of what is read back changes: it is ours all the same."""
+    proxy.reset(any_of(Rule("lose", method="PUT"), Rule("flip", method="GET")))
+    assert create_once(store, "slot", [b"ours"], runtime)
+    store.put("taken", [b"else"], mode="create")
+    assert not create_once(store, "taken", [b"ours"], runtime)
 
 
 def test_a_profile_is_read_by_boto3(
