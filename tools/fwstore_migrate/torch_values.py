@@ -27,7 +27,12 @@ from fwstore import (
 )
 from fwstore_migrate.dtypes import TORCH_DTYPES, TORCH_STORAGES
 from fwstore_migrate.files import FileRange, FileTensor, check_tensor
-from fwstore_migrate.limits import DEPTH_MAX, TREE_VALUES_MAX
+from fwstore_migrate.limits import (
+    DEPTH_MAX,
+    SHARED_VALUES_MAX,
+    TREE_VALUES_MAX,
+    VALUES_PER_BYTE_MAX,
+)
 from fwstore_migrate.pickled import Built, Global, Persistent, read_pickle
 from fwstore_migrate.torch_archive import TorchArchive, open_archive
 
@@ -92,23 +97,32 @@ def read_torch_file(source: FileRange, skipped: Skipped = keep_all) -> Any:
     """
     archive = open_archive(source)
     allowed = ALLOWED if skipped is keep_all else None
-    value = read_pickle(archive.pickle(), allowed, source.name)
-    return TorchValues(archive, skipped).convert(value, ())
+    payload = archive.pickle()
+    value = read_pickle(payload, allowed, source.name)
+    most = min(TREE_VALUES_MAX, SHARED_VALUES_MAX + VALUES_PER_BYTE_MAX * len(payload))
+    return TorchValues(archive, skipped, most).convert(value, ())
 
 
 @dataclass
 class TorchValues:
-    """The conversion of one archive; the same tensor met twice becomes the same shard."""
+    """The conversion of one archive; the same tensor met twice becomes the same shard.
+
+    Attributes:
+        archive: The file.
+        skipped: Tells what is left out.
+        left: How many more values may come. A container that is referred to again counts again, so a few bytes
+            could unfold to any number.
+    """
 
     archive: TorchArchive
-    skipped: Skipped = keep_all
+    skipped: Skipped
+    left: int
     _shards: dict[FileTensor, Shard] = field(default_factory=dict)
-    _left: int = field(default_factory=lambda: TREE_VALUES_MAX)
 
     def convert(self, value: Any, path: Path) -> Any:
         """Return a value without inert parts."""
-        self._left -= 1
-        if self._left < 0 or len(path) > DEPTH_MAX:
+        self.left -= 1
+        if self.left < 0 or len(path) > DEPTH_MAX:
             raise LimitExceeded(f"{self.archive.source.name} has too many or too deep values")
         if value is None or isinstance(value, _PLAIN):
             return value
