@@ -4,13 +4,15 @@ STORE ?= directory
 WORKERS ?= 2
 # For example "--gigabytes 0.1 --repeats 1", to see whether everything runs.
 BENCH ?=
+FUZZ ?=
+DAMAGE ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
 QUESTIONS := blocked lazy cuda durable load unchanged memory cpu gil s3 ranks growth planning history records fragments tiles
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format tighten soak bench-quick bench clean
+.PHONY: help setup demo test check format tighten soak fuzz reliability bench-quick bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +49,13 @@ tighten: $(STAMP) ## Lower the architecture ratchet to what the sources now reac
 soak: $(STAMP) ## Ten times the kill loops, simulations and damage of the tests; an hour or more
 	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or stateful" --timeout 14400 -o faulthandler_timeout=0 -n $(WORKERS) --dist loadgroup
 
+fuzz: $(STAMP) ## Coverage-guided fuzzing of every parser and importer, 10 minutes each (FUZZ="60 leaf dcp": seconds, targets)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@PYTHONPATH=tests $(BIN)/python -m support.fuzz $(FUZZ)
+
+reliability: $(STAMP) ## Damage everything, here and in checkpoints of others, then docs/reliability.md (DAMAGE="--every 20")
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.damage $(DAMAGE)
+
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick
 
@@ -56,4 +65,4 @@ bench: $(STAMP) ## Every question of benchmarks/ beside every peer, then docs/be
 	@$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz *.egg-info
