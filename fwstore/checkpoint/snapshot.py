@@ -7,7 +7,6 @@ error - `Expired` when retention took it away meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +41,8 @@ class Checkpoint:
     def __init__(self, access: Access, entry: SnapshotEntry) -> None:
         self._access = access
         self._entry = entry
+        self._manifest: Manifest | None = None
+        self._tensors: TensorMapping | None = None
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.run!r}, step={self.step}, id={self.id!r})"
@@ -95,17 +96,20 @@ class Checkpoint:
         """Seconds since the Unix epoch at the commit, by the writer's clock; for display."""
         return self._entry.wall_time
 
-    @cached_property
+    @property
     def manifest(self) -> Manifest:
         """The verified manifest; internal to fwstore."""
-        return self.reading(
-            lambda: open_manifest(
-                self._access.origin,
-                self._access.keys,
-                self.id,
-                bytes.fromhex(self._entry.root.digest),
+        # No cached properties: until Python 3.12 all checkpoints would wait for the one that reads.
+        if self._manifest is None:
+            self._manifest = self.reading(
+                lambda: open_manifest(
+                    self._access.origin,
+                    self._access.keys,
+                    self.id,
+                    bytes.fromhex(self._entry.root.digest),
+                )
             )
-        )
+        return self._manifest
 
     @property
     def access(self) -> Access:
@@ -123,10 +127,12 @@ class Checkpoint:
         stored = self.manifest.root.position
         return None if stored is None else decode_state(stored)
 
-    @cached_property
+    @property
     def tensors(self) -> Mapping[TensorPath | str, LazyTensor]:
         """All tensors by path or by displayed name; reading a slice reads only the bytes it needs."""
-        return TensorMapping(self)
+        if self._tensors is None:
+            self._tensors = TensorMapping(self)
+        return self._tensors
 
     def load(
         self,

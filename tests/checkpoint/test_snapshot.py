@@ -10,7 +10,11 @@ import pytest
 import fwstore
 from fwstore import Box, Corrupt, Expired, NotFound, TensorSlot
 from fwstore.checkpoint.shard import Piece, Shard
+from fwstore.sched import ThreadScheduler
 from support.coordinators import ThreadJob
+from support.gates import GatedStore
+from support.lineages import make_store
+from support.processes import process
 
 RNG = np.random.default_rng(6)
 
@@ -38,6 +42,22 @@ def test_a_checkpoint_tells_who_it_is(run: fwstore.Run) -> None:
     assert first != second
     assert first != "first"
     assert len({first, again, second}) == 2
+
+
+def test_a_checkpoint_that_waits_for_its_store_keeps_no_other_waiting() -> None:
+    inner = make_store()
+    with process(inner, 1) as repository:
+        save(repository.run("run"), 1, {"w": np.ones(2)})
+    stalled = GatedStore(inner, lambda name, key: name == "get" and key.endswith("/root"))
+    with process(stalled, 2) as waiting, process(inner, 3) as other:
+        late, early = waiting.run("run").latest(), other.run("run").latest()
+        stalled.shut()
+        loading = ThreadScheduler(1).spawn("late", late.load)
+        stalled.wait_arrival()
+        assert ThreadScheduler(1).spawn("early", early.load).result(10)
+        assert not loading.done()
+        stalled.open()
+        assert loading.result(60)
 
 
 def test_the_plain_state_stands_without_its_tensors(run: fwstore.Run) -> None:

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from support.faults import Crash
 
@@ -55,6 +56,26 @@ class _Hand(threading.Thread):
 
 
 _idle: list[_Hand] = []
+
+
+class _Blame:
+    """What anybody raises ends the play, which tells who asked for it; a death is none of that."""
+
+    def __init__(self, baton: Baton) -> None:
+        self._baton = baton
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is not None and not isinstance(error, Crash):
+            self._baton.fail(error)
+        return True
 
 
 class Baton:
@@ -138,10 +159,8 @@ class Baton:
         if self.failure is not None:
             return
         self.running = None
-        try:
+        with _Blame(self):
             event()
-        except BaseException as error:  # noqa: BLE001 - the play tells who asked for it
-            self.fail(error)
 
     def _wake(self, task: Task) -> None:
         self.running = task
@@ -151,13 +170,9 @@ class Baton:
         task.hand.turn.release()
 
     def _do(self, task: Task) -> None:
-        try:
+        with _Blame(self):
             if not task.dead:
                 task.main()
-        except Crash:
-            task.dead = True
-        except BaseException as error:  # noqa: BLE001 - the play tells who asked for it
-            self.fail(error)
         assert task.hand is not None
         _idle.append(task.hand)
         self._pass_on(None)

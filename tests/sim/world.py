@@ -18,7 +18,7 @@ from fwstore.base.errors import (
     NotFound,
     Unavailable,
 )
-from sim.baton import Baton, Task, one_core
+from sim.baton import Baton, one_core
 from sim.judge import Judge, Violation
 from sim.place import Place
 from sim.process import Process
@@ -27,6 +27,7 @@ from sim.weather import Stroke, Weather
 from support.faults import Crash
 
 STORM_S = 15.0
+_LYING = ("flip", "truncate", "stale")
 # What a process may be told while stores fail, die and lie, and while others do what they do.
 _STORMY = (Unavailable, Conflict, NotFound, LimitExceeded)
 
@@ -39,6 +40,7 @@ class World:
         seed: Decides everything.
         topology: Sites and witnesses.
         only: Names of the faults that may strike.
+        facade: Processes go through the public names.
 
     Attributes:
         tally: How often what happened, errors included.
@@ -48,6 +50,7 @@ class World:
     seed: int
     topology: Topology = ALONE
     only: Container[str] | None = None
+    facade: bool = False
     tally: Counter[str] = field(default_factory=Counter)
     trace: list[tuple[float, str, str, str, str | None]] = field(default_factory=list)
 
@@ -63,7 +66,9 @@ class World:
             name: Place(name, self.baton, self.judge, metadata=metadata)
             for name in self.topology.stores
         }
-        self.judge.strict_base = len(self.topology.homes) == 1
+        # Through the facade a base that cannot be read is passed over, and here reads may lie.
+        damage = self.facade and not self.weather.rates.keys().isdisjoint(_LYING)
+        self.judge.strict_base = len(self.topology.homes) == 1 and not damage
         self.processes: list[Process] = []
         self._throttled: Counter[str] = Counter()
         self._full: Counter[str] = Counter()
@@ -84,9 +89,9 @@ class World:
         self.baton.start(when, process.task)
         return process
 
-    def task(self, process: Process, name: str, main: Callable[[], None]) -> None:
-        """Let another thread of a process begin now."""
-        self.baton.start(self.baton.now, Task(f"{process.name}/{name}", main))
+    def process(self) -> Process:
+        """Return the process that runs now."""
+        return next(p for p in reversed(self.processes) if p.task is self.baton.running)
 
     def live(self, process: Process, main: Callable[[Process], None]) -> None:
         """Do what a process does; what it may raise is part of the game."""
@@ -106,7 +111,7 @@ class World:
         self.tally[type(error).__name__] += 1
         expected = isinstance(error, _STORMY)
         if isinstance(error, Corrupt):
-            expected = not self.weather.rates.keys().isdisjoint(("flip", "truncate", "stale"))
+            expected = not self.weather.rates.keys().isdisjoint(_LYING)
         if not expected:
             self.accuse(f"{process.name} was told what no fault explains: {error!r}")
 
