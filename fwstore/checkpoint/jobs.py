@@ -25,7 +25,8 @@ from fwstore.checkpoint.writer import Writer
 from fwstore.content.manifest import Manifest
 from fwstore.format.record import Foreign
 from fwstore.format.summary import SnapshotEntry
-from fwstore.format.vote import VOTE_BYTES_MAX
+from fwstore.format.vote import VOTE_BYTES_MAX, encode_vote, parse_vote
+from fwstore.log.tail import get_parsed
 from fwstore.log.terms import Term
 from fwstore.sched import BufferPool, Runtime
 from fwstore.store.base import Store
@@ -80,7 +81,7 @@ def announce_term(
         )
     try:
         term = take()
-        vote = store.get(term.keys.vote(term.number), limit_bytes=VOTE_BYTES_MAX)
+        vote = _read_vote(store, term.keys.vote(term.number)) or b""
     except BaseException as error:
         coordinator.put(_JOB_KEY, failure_message(error))
         raise
@@ -109,17 +110,19 @@ def check_shared(access: Access, announced: JobAnnouncement, coordinator: Coordi
         InvalidInput: The store of this rank is not the one of rank 0.
     """
     key = access.keys.vote(announced.term)
-    try:
-        seen: bytes | None = access.store.get(key, limit_bytes=VOTE_BYTES_MAX)
-    except NotFound:
-        seen = None
-    if seen != announced.vote:
+    if _read_vote(access.store, key) != announced.vote:
         error = InvalidInput(
             f"{access.store.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there on rank "
             f"{coordinator.rank}; use a directory on a shared file system, or an object store"
         )
         coordinator.put(part_key(_FIRST_SAVE, coordinator.rank), failure_message(error))
         raise error
+
+
+def _read_vote(store: Store, key: str) -> bytes | None:
+    """Return a vote as it is stored: damage on the way must not be taken for another store."""
+    vote = get_parsed(store, key, VOTE_BYTES_MAX, parse_vote)
+    return None if vote is None else encode_vote(vote)
 
 
 def make_writer(

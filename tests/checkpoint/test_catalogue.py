@@ -25,9 +25,13 @@ from fwstore import (
 from fwstore.checkpoint.catalogue import Agreement, make_catalogue
 from fwstore.checkpoint.coordinator import LocalCoordinator
 from fwstore.format.paths import TensorPath
-from support.coordinators import Board, SharedCoordinator, ThreadJob, outcomes
+from fwstore.sched.runtime import system_runtime
+from support.coordinators import Board, SharedCoordinator, ThreadJob, outcomes, together
+from support.faults import Fault, FaultyStore, Operation
 from support.gates import GatedStore, packs
 from support.hasty import hasty_runtime
+from support.lineages import make_store
+from support.processes import opened
 
 RNG = np.random.default_rng(3)
 
@@ -327,6 +331,29 @@ def test_a_store_that_is_not_shared_is_found_out(url: str) -> None:
     assert isinstance(found[0], fwstore.Writer)
     assert isinstance(found[1], InvalidInput)
     assert "not shared by all ranks" in str(found[1])
+
+
+@pytest.mark.parametrize("fault", ["flip", "truncate"])
+def test_a_vote_that_is_damaged_on_the_way_is_not_one_of_another_store(fault: Fault) -> None:
+    inner, channels, struck = make_store(), Board().channels(2), []
+
+    def strike(operation: Operation) -> Fault | None:
+        # Where rank 0 reads what it will announce, and where the first rank compares.
+        if operation.name == "get" and operation.key.endswith("_term/00000001"):
+            struck.append(operation)
+            return fault if len(struck) in (1, 3) else None
+        return None
+
+    stores = [FaultyStore(inner, strike) for _ in channels]
+    repositories = [opened(store, system_runtime()) for store in stores]
+    writers = together(
+        [
+            partial(repository.run("run").writer, coordinator=channel)
+            for repository, channel in zip(repositories, channels, strict=True)
+        ]
+    )
+    assert len(writers) == 2
+    assert len(struck) == 5
 
 
 def test_a_channel_that_breaks_does_not_hide_what_failed(repo: fwstore.Repository) -> None:
