@@ -156,7 +156,8 @@ class Store(Protocol):
         Args:
             prefix: Compared as text; it need not end at a slash.
             start_after: Only keys greater than this one.
-            limit: At most so many objects.
+            limit: At most so many objects. Who limits a listing takes an empty one for a lower bound: only of a whole
+                listing is it made sure that a store said so.
         """
         ...
 

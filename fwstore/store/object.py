@@ -139,7 +139,7 @@ class ObjectStore:
     ) -> Iterator[ObjectInfo]:
         """Yield objects whose key begins with `prefix`, in byte order of the keys."""
         validate_prefix(prefix)
-        return islice(self._list(prefix, start_after), limit)
+        return islice(self._list(prefix, start_after, whole=limit is None), limit)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, in batches; one that is absent counts as deleted."""
@@ -224,8 +224,8 @@ class ObjectStore:
                 )
             copy_into(part.views, content)
 
-    def _list(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        for page in self._pages(prefix, start_before(prefix, start_after)):
+    def _list(self, prefix: str, start_after: str, *, whole: bool) -> Iterator[ObjectInfo]:
+        for page in self._pages(prefix, start_before(prefix, start_after), whole=whole):
             for meta in page:
                 key = meta["path"]
                 if key.startswith(prefix):
@@ -234,7 +234,9 @@ class ObjectStore:
                 elif key > prefix:
                     return
 
-    def _pages(self, prefix: str, after: str) -> Iterator[Sequence[Mapping[str, Any]]]:
+    def _pages(
+        self, prefix: str, after: str, *, whole: bool
+    ) -> Iterator[Sequence[Mapping[str, Any]]]:
         folder = prefix.rpartition("/")[0] or None
         pages: Iterator[Any] | None = None
 
@@ -252,7 +254,7 @@ class ObjectStore:
         full = True
         while True:
             page = self._ask("list", prefix, next_page)
-            if not page and full:
+            if not page and full and whole:
                 # To the library, whatever a captive portal answers is an empty listing: an end that no
                 # shorter page has shown is believed once something that knows objects says it again.
                 with suppress(NotFound):

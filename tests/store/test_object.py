@@ -438,6 +438,9 @@ def test_a_captive_portal_is_no_store(store: Store, proxy: Proxy, runtime: Runti
 def test_an_empty_listing_is_asked_for_twice(store: Store, proxy: Proxy) -> None:
     assert list(store.list("some/")) == []
     assert proxy.methods() == ["GET", "HEAD", "GET"]
+    proxy.reset()
+    assert list(store.list("some/", limit=1)) == []
+    assert proxy.methods() == ["GET"], "a part of a listing is a lower bound"
     store.put("some/key", [b"1"], mode="create")
     proxy.reset()
     assert [info.key for info in store.list("some/")] == ["some/key"]
