@@ -2,6 +2,8 @@
 PYTHON ?= python3
 STORE ?= directory
 WORKERS ?= 2
+SEED ?= 0
+SIM ?=
 # For example "--gigabytes 0.1 --repeats 1", to see whether everything runs.
 BENCH ?=
 FUZZ ?=
@@ -55,6 +57,9 @@ fuzz: $(STAMP) ## Coverage-guided fuzzing of every parser and importer, 10 minut
 
 reliability: $(STAMP) ## Damage everything, here and in checkpoints of others, then docs/reliability.md (DAMAGE="--every 20")
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.damage $(DAMAGE)
+
+sim: $(STAMP) ## Play one seed of the simulator again (SEED=7), or many (SEED=0 SIM="--seeds 1000")
+	@PYTHONPATH=tests $(BIN)/python -m sim $(SEED) $(SIM)
 
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick
