@@ -14,7 +14,7 @@ QUESTIONS := blocked lazy cuda durable load unchanged memory cpu gil s3 ranks gr
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format tighten soak fuzz reliability bench-quick bench clean
+.PHONY: help setup demo test check format tighten soak sim fuzz reliability bench-quick bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,15 +51,15 @@ tighten: $(STAMP) ## Lower the architecture ratchet to what the sources now reac
 soak: $(STAMP) ## Ten times the kill loops, simulations and damage of the tests; an hour or more
 	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or stateful" --timeout 14400 -o faulthandler_timeout=0 -n $(WORKERS) --dist loadgroup
 
+sim: $(STAMP) ## Play one seed of the simulator again (SEED=7), or many (SEED=0 SIM="--seeds 1000")
+	@PYTHONPATH=tests $(BIN)/python -m sim $(SEED) $(SIM)
+
 fuzz: $(STAMP) ## Coverage-guided fuzzing of every parser and importer, 10 minutes each (FUZZ="60 leaf dcp": seconds, targets)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@PYTHONPATH=tests $(BIN)/python -m support.fuzz $(FUZZ)
 
 reliability: $(STAMP) ## Damage everything, here and in checkpoints of others, then docs/reliability.md (DAMAGE="--every 20")
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.damage $(DAMAGE)
-
-sim: $(STAMP) ## Play one seed of the simulator again (SEED=7), or many (SEED=0 SIM="--seeds 1000")
-	@PYTHONPATH=tests $(BIN)/python -m sim $(SEED) $(SIM)
 
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick
