@@ -68,12 +68,13 @@ def append_expire(log: Log, verdicts: Sequence[Verdict], reason: str) -> None:
 
 
 def finished_pins(fold: Fold) -> list[PinEntry]:
-    """Return the base pins of terms that have committed, or that a later open left behind."""
+    """Return the base pins of terms that have committed, that a later open left behind, or that cannot open."""
     newest = max(fold.opens, default=0)
+    closed = fold.closed is not None
     return [
         pin
         for pin in tuple(fold.pins.values())
-        if pin.base_of and (newest > pin.base_of or fold.saves.get(pin.base_of, 0) > 0)
+        if pin.base_of and (closed or newest > pin.base_of or fold.saves.get(pin.base_of, 0) > 0)
     ]
 
 

@@ -92,14 +92,17 @@ def read_condemned(
         Corrupt: The list is missing or is not what the record names.
     """
     key = keys.condemned(entry.token)
-    try:
-        stored = store.get(key, limit_bytes=min(entry.listing.size, CONDEMNED_BYTES_MAX))
-    except (NotFound, LimitExceeded) as error:
-        raise Corrupt(f"{key} in {store.url} is not the list that was condemned") from error
-    condemned = parse_condemned(stored)
-    if _reference(stored) != entry.listing or condemned.lineage != lineage:
-        raise Corrupt(f"{key} in {store.url} is not the list that was condemned")
-    return condemned.keys
+    # Twice: the first time it may have been damaged on the way.
+    for _ in range(2):
+        try:
+            stored = store.get(key, limit_bytes=min(entry.listing.size, CONDEMNED_BYTES_MAX))
+        except (NotFound, LimitExceeded) as error:
+            raise Corrupt(f"{key} in {store.url} is not the list that was condemned") from error
+        if _reference(stored) == entry.listing:
+            condemned = parse_condemned(stored)
+            if condemned.lineage == lineage:
+                return condemned.keys
+    raise Corrupt(f"{key} in {store.url} is not the list that was condemned")
 
 
 def write_condemned(

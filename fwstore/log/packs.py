@@ -53,13 +53,15 @@ class PackTables:
         return labels.index(keys.label) if keys.label in labels else -1
 
     def _read(self, store: Store, key: str, expected: ObjectRef) -> bytes:
-        try:
-            stored = store.get(key, limit_bytes=expected.size)
-        except LimitExceeded as error:
-            raise Corrupt(f"{key} in {store.url} is longer than was written") from error
-        if self._hash.digest(stored).hex() != expected.digest:
-            raise Corrupt(f"{key} in {store.url} does not have the content that was written")
-        return stored
+        # Twice: the first time it may have been damaged on the way.
+        for _ in range(2):
+            try:
+                stored = store.get(key, limit_bytes=expected.size)
+            except LimitExceeded as error:
+                raise Corrupt(f"{key} in {store.url} is longer than was written") from error
+            if self._hash.digest(stored).hex() == expected.digest:
+                return stored
+        raise Corrupt(f"{key} in {store.url} does not have the content that was written")
 
 
 def _named(keys: LineageKeys, row: PackInfo) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from fwstore.log.log import Log
 from fwstore.log.pins import pin, tag, unpin
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep
-from support.faults import Fault, FaultyStore, Operation
+from support.faults import Crash, Fault, FaultyStore, Operation
 from support.lineages import (
     Saver,
     TestClock,
@@ -316,6 +316,24 @@ def test_a_deleted_run_is_freed_but_for_what_is_pinned() -> None:
     assert not keys_under(store, "packs/")
     assert not keys_under(store, saver.term.keys.snapshots)
     assert list_lineages(store) == []
+
+
+def test_a_deleted_run_is_freed_though_a_job_died_that_was_taking_it_over() -> None:
+    """It had pinned its base, and opened nothing: nobody else will lift that pin."""
+    store, saver = trained()
+    dying = FaultyStore(store)
+
+    def die_behind_the_pin(operation: Operation) -> Fault | None:
+        return "crash" if operation.writes and operation.key.endswith(".open") else None
+
+    dying.reset(die_behind_the_pin)
+    with pytest.raises(Crash):
+        resume(dying, make_runtime(3))
+    assert fresh_log(store).fold.pins
+    delete(fresh_log(store), "by its owner")
+    assert collect(fresh_log(store), GcOptions()).pins_lifted == 1
+    assert not keys_under(store, "packs/")
+    assert not keys_under(store, saver.term.keys.snapshots)
 
 
 def test_a_borrowed_pin_is_lifted_with_the_last_snapshot_that_needs_it() -> None:
