@@ -6,8 +6,10 @@ log that was fenced. The order of steps is section 4 of docs/spec/log.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+from blake3 import blake3
 
 from fwstore.base.errors import (
     Conflict,
@@ -215,12 +217,13 @@ class _Election:
             generation = found.generation + 1
         else:
             claim_name(store, candidate.name, runtime)
+        witnesses = tuple(sorted(site.uuid for site in candidate.witnesses))
         return Lineage(
             name=candidate.name,
             generation=generation,
-            lineage=write_id(runtime.ids),
+            lineage=_uuid_at_birth(LineageKeys(candidate.name, generation), witnesses),
             kind=candidate.kind,
-            witnesses=tuple(sorted(site.uuid for site in candidate.witnesses)),
+            witnesses=witnesses,
             time=runtime.clock.wall(),
         )
 
@@ -459,6 +462,15 @@ class _Election:
         if home.append(lambda _: body, term=self._term) is None:
             raise InternalError("an open was not appended")
         return home
+
+
+def _uuid_at_birth(keys: LineageKeys, witnesses: Sequence[str]) -> str:
+    """Return the uuid of a lineage that nobody has seen yet.
+
+    Every candidate before the same witnesses comes to the same one. Were it random, two who win two terms while
+    neither sees the votes of the other would give birth to two lineages.
+    """
+    return blake3("\n".join([keys.label, *witnesses]).encode()).hexdigest(length=16)
 
 
 def _unpin_bases(log: Log, term: int) -> None:

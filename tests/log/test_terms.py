@@ -30,7 +30,6 @@ from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
 from support.faults import (
     WRITES,
-    Crash,
     Fault,
     FaultyStore,
     Operation,
@@ -231,15 +230,25 @@ def test_a_deleted_name_returns_as_the_next_generation() -> None:
 
 
 def test_h7_birth_uses_the_uuid_of_the_vote_that_was_won() -> None:
-    """The winner of term 1 dies before it writes the lineage; its successor takes its uuid."""
-    store = FaultyStore(make_store())
-    store.reset(lambda op: "crash" if op.key == "catalog/run@1" and op.name == "create" else None)
-    with pytest.raises(Crash):
-        resume(store)
-    assert find(store.inner, "run") is None
-    vote = parse_vote(store.inner.get("meta/run@1/_term/00000001", limit_bytes=1 << 14), "vote")
-    term = resume(store.inner, make_runtime(1))
-    assert (term.number, term.lineage) == (2, vote.lineage)
+    """The winner of term 1, before other witnesses, dies before it writes the lineage; its successor takes its uuid."""
+    store, uuid = make_store(), "e" * 32
+    dead = Vote(
+        term=1, lineage=uuid, holder="dead", home=SITE, witnesses=(SITE,), write_id="d" * 32
+    )
+    store.put("meta/run@1/_term/00000001", [encode_vote(dead)], mode="create")
+    term = resume(store)
+    assert (term.number, term.lineage) == (2, uuid)
+
+
+def test_h7_candidates_before_the_same_witnesses_bear_one_lineage() -> None:
+    """Two who win terms 1 and 2 while neither sees the votes of the other: the uuid is no matter of chance."""
+    first, second = resume(make_store(), make_runtime(1)), resume(make_store(), make_runtime(2))
+    assert first.lineage == second.lineage
+    assert first.lineage != resume(make_store(), name="other").lineage
+    store = make_store()
+    elsewhere = Site("6" * 32, "elsewhere", store)
+    other = replace(candidate(store), home=elsewhere, witnesses=(elsewhere,))
+    assert take_term(other, make_runtime()).lineage != first.lineage
 
 
 def test_h7_two_lineages_of_one_name_are_a_conflict_that_names_both() -> None:
