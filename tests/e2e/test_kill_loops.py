@@ -1,6 +1,6 @@
-"""Real jobs killed with SIGKILL at random moments: nothing acknowledged is lost, nothing is torn.
+"""Real jobs killed, or stopped past their successor's fence, at random: nothing acknowledged is lost or torn.
 
-`make soak` makes ten times as many. What a job saves is a function of its step, and what was acknowledged is
+`make soak` kills twenty times as many. What a job saves is a function of its step, and what was acknowledged is
 noted outside of the store, so whoever comes later knows what must be there, bit by bit.
 """
 
@@ -44,11 +44,21 @@ def steps(repository: fwstore.Repository) -> set[int]:
 
 
 def test_jobs_of_arrays(tmp_path: Path, soak: int) -> None:
-    jobs = 100 * soak
-    loop = KillLoop(Place(tmp_path), array_job, is_right, (1, 3, 1, 2), longest_s=0.5, seed=1)
-    loop.run(jobs, check_every=20)
+    kills, stops = (100, 20) if soak == 1 else (200 * soak, 20 * soak)
+    loop = KillLoop(Place(tmp_path), array_job, is_right, (1, 3, 1, 2, 4), longest_s=0.5, seed=1)
+    loop.run(kills, stops, check_every=20)
     settle(loop)
-    assert len(loop.place.acknowledged_steps()) > jobs // 4
+    assert len(loop.place.acknowledged_steps()) > kills // 4
+    assert len(loop.zombies) > stops // 2
+    check_zombies(loop)
+
+
+def check_zombies(loop: KillLoop) -> None:
+    """Each process of a zombie ended as it should; some were really fenced."""
+    lines = [line.split() for line in loop.place.endings.lines()]
+    endings = [ending for job, _, ending in lines if job in loop.zombies]
+    assert set(endings) <= {"done", "fenced"}
+    assert endings.count("fenced") > len(loop.zombies) // 4
 
 
 def test_training_jobs_under_fsdp(tmp_path: Path, soak: int) -> None:
@@ -61,6 +71,7 @@ def test_training_jobs_under_fsdp(tmp_path: Path, soak: int) -> None:
         longest_s=1.0,
         seed=2,
     )
-    loop.run(jobs, check_every=10)
+    loop.run(jobs - jobs // 10, jobs // 10, check_every=10)
     settle(loop)
     assert len(loop.place.acknowledged_steps()) > jobs // 2
+    assert loop.zombies

@@ -1,4 +1,4 @@
-"""Jobs of several processes that are killed with SIGKILL at random moments, and what they were promised.
+"""Jobs of several processes that are killed or stopped at random moments, and what they were promised.
 
 Every process is forked from a warm server. A job resumes the run, checks what it loads, saves step after step
 and notes every step that `result` acknowledged in an oracle outside of the store. No process ever ends by
@@ -53,6 +53,11 @@ class Place:
         return Oracle(self.root / "resumed")
 
     @property
+    def endings(self) -> Oracle:
+        """One line `job rank ending` for every process that was not killed: "done" or "fenced"."""
+        return Oracle(self.root / "endings")
+
+    @property
     def failures(self) -> Oracle:
         """The traceback of every process that failed."""
         return Oracle(self.root / "failures")
@@ -84,15 +89,16 @@ Main = Callable[[Member], None]
 
 
 def run_member(main: Main, member: Member) -> None:
-    """Run one process of a job; whatever ends it but a kill is noted."""
+    """Run one process of a job; however it ends but by a kill is noted."""
     os.environ.update(
         FWSTORE_JOB=member.job, RANK=str(member.rank), WORLD_SIZE=str(member.world_size)
     )
     try:
         main(member)
+        member.place.endings.note(f"{member.job} {member.rank} done")
     except fwstore.Fenced:
         # A newer job has taken the run over: the proper end of this one.
-        return
+        member.place.endings.note(f"{member.job} {member.rank} fenced")
     except BaseException:  # noqa: BLE001 - whatever it is, the loop must hear of it
         member.place.failures.note(f"{member}\n{traceback.format_exc()}")
 
