@@ -11,7 +11,7 @@ import pytest
 from support.ceph import Gateway, serve_rgw
 from support.moto import MotoServer, serve_moto
 
-hypothesis.settings.register_profile("quick", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
 hypothesis.settings.register_profile(
     "ci",
     deadline=None,
@@ -19,7 +19,22 @@ hypothesis.settings.register_profile(
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "quick")
+hypothesis.settings.register_profile(
+    "nightly",
+    deadline=None,
+    print_blob=True,
+    max_examples=1_000,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+
+
+def _profile() -> str:
+    if "FWSTORE_SOAK" in os.environ:
+        return "nightly"
+    return "ci" if os.environ.get("CI") else "dev"
+
+
+hypothesis.settings.load_profile(os.environ.get("FWSTORE_PROFILE", _profile()))
 
 # One worker runs all tests of a group, so that a server is started once and not once per worker.
 _GROUPS = ("s3", "rgw", "gpu")
