@@ -25,7 +25,7 @@ _SILENCE_S = 60.0
 _ANSWER_S = 60.0
 _BUFFER = 1 << 20
 _ENDINGS = (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, asyncio.CancelledError)
-_CHECKSUMS = ("etag", "content-md5", "x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer")
+_CHECKSUMS = ("etag", "content-md5", "x-amz-checksum")
 _UNHEARD = frozenset[Trouble]({"drop", "reset", "stall", "late"})
 _UNANSWERED = frozenset[Trouble]({"lose", "lose_reset", "lose_stall"})
 
@@ -186,8 +186,6 @@ def _changed(asked: Message, trouble: Trouble | None) -> Message:
     """What the server hears."""
     if trouble == "flip_sent":
         return replace(asked, body=_flipped(asked.body))
-    if trouble == "strip":
-        return replace(asked, headers=_unsummed(asked.headers))
     if trouble == "whole":
         kept = tuple(header for header in asked.headers if header[0].lower() != "range")
         return replace(asked, headers=kept)

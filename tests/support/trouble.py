@@ -34,7 +34,7 @@ Fault = Literal[
     # One bit of the body changes, on the way back or on the way there.
     "flip",
     "flip_sent",
-    # Whatever could tell that is taken out: checksums, digests, tags.
+    # Checksums and tags are taken out of the answer; those of a request are signed.
     "strip",
     # The server gets the request twice and the second answer is passed on; or once more at `Proxy.land`.
     "twice",
