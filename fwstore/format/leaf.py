@@ -133,6 +133,8 @@ def parse_leaf(stored: bytes) -> Leaf:
     if len(table.meta) != _META.size:
         raise Corrupt("a leaf does not name its first tensor")
     (first,) = _META.unpack(table.meta)
+    if first > np.iinfo(np.uint32).max:
+        raise Corrupt(f"a leaf begins with tensor {first}, which no row can name")
     runs = parse_runs(table)
     tensors = parse_tensors(table)
     ranks = np.array([len(info.shape) for info in tensors], np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 import tracemalloc
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_a_leaf_comes_back(first: int) -> None:
 def test_an_empty_leaf_comes_back() -> None:
     empty = Leaf(0, (), RunTable.of(), FragmentTable.of())
     assert_same(parse_leaf(encode_leaf(empty)), empty)
+
+
+@pytest.mark.parametrize("first", [1 << 32, 1 << 63, (1 << 64) - 1])
+def test_a_first_tensor_that_no_row_can_name_is_corrupt(first: int) -> None:
+    # Found by fuzzing: an OverflowError.
+    stored = encode_leaf(Leaf(0x01020304, (), RunTable.of(), FragmentTable.of()))
+    changed = stored.replace(struct.pack("<Q", 0x01020304), struct.pack("<Q", first))
+    with pytest.raises(Corrupt, match="no row can name"):
+        parse_leaf(changed)
 
 
 def test_every_truncation_is_refused_and_no_flip_escapes_as_another_error() -> None:
