@@ -18,6 +18,7 @@ from unittest import mock
 from fwstore.base.errors import AlreadyExists, Unavailable
 from fwstore.format.record import Condemn, Open, Pin
 from fwstore.log.fold import Fold, Refusal
+from sim import patches
 
 _CREATORS = ("fwstore.log.log", "fwstore.log.terms", "fwstore.log.lineage", "fwstore.log.condemned")
 
@@ -29,7 +30,8 @@ class Bug:
     Attributes:
         name: What is wrong.
         patches: Names of attributes, and makers of what stands in their place, given what stood there.
-        seeds: The simulator finds it within so many; 0 where it cannot.
+        seeds: The simulator finds it within so many; 0 where others have to.
+        facade: Only plays through the public names can find it.
         suites: Tests that fail, beside the simulator.
         holes: Of ../shared/protocol/HOLES.md.
     """
@@ -37,6 +39,7 @@ class Bug:
     name: str
     patches: Sequence[tuple[str, Callable[[Any], Any]]]
     seeds: int = 500
+    facade: bool = False
     suites: tuple[str, ...] = ()
     holes: tuple[str, ...] = ()
 
@@ -315,5 +318,92 @@ BUGS = (
         seeds=0,
         suites=("tests/log/test_terms.py",),
         holes=("H10",),
+    ),
+    Bug(
+        "the uuid of a lineage is drawn at random",
+        [("fwstore.log.terms._uuid_at_birth", patches.random_uuid)],
+        seeds=2000,
+        holes=("H7",),
+    ),
+    Bug("the record is appended before the manifest", patches.record_first(), 60, facade=True),
+    Bug(
+        "a save is committed before its last pack is acknowledged",
+        [("fwstore.content.packing.OpenPack.finish", patches.unacknowledged)],
+        facade=True,
+    ),
+    Bug(
+        "stored bytes are not compared when they are read",
+        [
+            ("fwstore.content.chunks._Arrival.verified", patches.read_unverified),
+            ("fwstore.content.flat.FlatRequest.read", patches.read_unverified),
+        ],
+        seeds=0,
+        suites=("tests/content/test_damage.py",),
+    ),
+    Bug(
+        "chunks are taken for unchanged without a look",
+        [("fwstore.checkpoint.engine.unchanged_chunks", patches.all_unchanged)],
+        facade=True,
+    ),
+    Bug(
+        "a fork pins nothing",
+        [("fwstore.run.pin_references", patches.unpinned)],
+        seeds=0,
+        suites=("tests/checkpoint/test_fork.py",),
+    ),
+    Bug(
+        "condemned keys are forgotten once they are swept",
+        [("fwstore.log.fold.Fold._sweep", patches.forgotten_once_swept)],
+        seeds=0,
+        suites=("tests/care/test_gc.py",),
+        holes=("H5", "H16"),
+    ),
+    Bug(
+        "a summary is trusted without its digest",
+        [("fwstore.log.log.record_digest", patches.equal_to_everything)],
+        seeds=0,
+        suites=("tests/log/test_log.py",),
+        holes=("H15",),
+    ),
+    Bug(
+        "votes are not read again before the open",
+        [("fwstore.log.terms._Election._check_votes", _nothing)],
+        seeds=0,
+        suites=("tests/log/test_terms.py",),
+        holes=("H6",),
+    ),
+    Bug(
+        "a reader of collected bytes is told of damage",
+        [("fwstore.log.log.Log.why_missing", patches.told_of_damage)],
+        seeds=0,
+        suites=("tests/care/test_gc.py",),
+        holes=("H17",),
+    ),
+    Bug(
+        "a missing slot is taken for the end",
+        [("fwstore.log.tail.SlotReader._whole", patches.slots_as_they_came)],
+        seeds=0,
+        suites=("tests/log/test_log.py",),
+        holes=("H3",),
+    ),
+    Bug(
+        "the checksum of a record is not compared",
+        [("fwstore.format.record.decode_checked", patches.decoded_unchecked)],
+        seeds=0,
+        suites=("tests/format/test_record.py",),
+    ),
+    Bug(
+        "a retry of a slot has another write id",
+        [("fwstore.log.log.create_once", patches.fresh_on_retry)],
+        seeds=0,
+        suites=("tests/log/test_log.py",),
+        holes=("H11",),
+    ),
+    Bug(
+        "a fence is obeyed without comparing terms",
+        [("fwstore.log.fold.Fold.refusal", patches.any_other_fence)],
+        seeds=0,
+        suites=("tests/log/test_fold.py",),
+        holes=("H12",),
     ),
 )

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 
 import fwstore
-from fwstore.base.errors import Expired, Fenced, FwstoreError, NotFound
+from fwstore.base.errors import AlreadyExists, Expired, Fenced, FwstoreError, NotFound
 from sim.process import Process
 from sim.world import World
 from support.coordinators import Board, SharedCoordinator
@@ -150,10 +150,18 @@ def collector(process: Process) -> None:
 
 def forker(process: Process) -> None:
     """Branches a run off."""
-    process.pause(process.rng.uniform(3, 9))
     with fwstore.open("memory://") as repository:
-        repository.run(RUN).fork(FORK)
-        process.world.tally["forked"] += 1
+        for _ in range(4):
+            process.pause(process.rng.uniform(2, 6))
+            try:
+                repository.run(RUN).fork(FORK)
+            except NotFound:
+                continue
+            except AlreadyExists:
+                # Another job has begun a run of that name.
+                return
+            process.world.tally["forked"] += 1
+            return
 
 
 def reader(process: Process) -> None:
@@ -238,7 +246,7 @@ def prepare(world: World) -> None:
         ranks = job(world, f"job{number}", RUN, rng.choice((1, 2, 2)), rng.choice((2, 3)), when)
         if rng.random() < 0.2:
             world.kill(rng.choice(ranks), rng.uniform(0, 15), f"kill{number}")
-    for other, share in ((collector, 0.8), (forker, 0.3), (reader, 0.3), (watcher, 0.3)):
+    for other, share in ((collector, 0.8), (forker, 0.4), (reader, 0.3), (watcher, 0.3)):
         if rng.random() < share:
             world.spawn(other.__name__, rng.choice(world.topology.sites), other, 2.0)
     if rng.random() < 0.2:

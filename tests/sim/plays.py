@@ -7,6 +7,7 @@ and no byte is left that nothing needs.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -71,7 +72,9 @@ def silence() -> Iterator[None]:
     log = logging.getLogger("fwstore")
     log.disabled = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         log.disabled = False
 

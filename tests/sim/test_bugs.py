@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sim.bugs import BUGS, Bug, switched_on
-from sim.plays import play
+from sim.plays import FACADE_EVERY, play
 from sim.shrink import Failed, check, failure_of
 
 
 def found(bug: Bug) -> int:
     """Return the first seed that finds a bug."""
-    for seed in range(bug.seeds):
+    every = FACADE_EVERY if bug.facade else 1
+    for seed in range(every - 1, bug.seeds * every, every):
         if failure_of(play, seed) is not None:
             return seed
     raise AssertionError(f"{bug.seeds} seeds do not find it: {bug.name}")
@@ -22,6 +28,30 @@ def found(bug: Bug) -> int:
 def test_the_simulator_finds(bug: Bug) -> None:
     with switched_on(bug):
         found(bug)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.suites], ids=lambda bug: bug.name)
+def test_other_suites_find(bug: Bug) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "sim.bugged", "--bug", bug.name, "-qx", "-n0"]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    told = subprocess.run(
+        [*command, "-p", "no:cacheprovider", *bug.suites],
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == pytest.ExitCode.TESTS_FAILED, told.stdout[-2000:]
+
+
+def test_the_table_has_every_hole_that_one_site_can_have() -> None:
+    assert len(BUGS) == len({bug.name for bug in BUGS}) >= 25
+    assert all(bug.seeds or bug.suites for bug in BUGS)
+    # H1, H2 and H8 need replication and data sets.
+    here = {f"H{number}" for number in range(1, 18)} - {"H1", "H2", "H8"}
+    assert {hole for bug in BUGS for hole in bug.holes} == here
 
 
 def test_what_is_found_is_shrunk_and_told_with_one_command() -> None:
