@@ -245,9 +245,8 @@ def test_h7_candidates_before_the_same_witnesses_bear_one_lineage() -> None:
     first, second = resume(make_store(), make_runtime(1)), resume(make_store(), make_runtime(2))
     assert first.lineage == second.lineage
     assert first.lineage != resume(make_store(), name="other").lineage
-    store = make_store()
-    elsewhere = Site("6" * 32, "elsewhere", store)
-    other = replace(candidate(store), home=elsewhere, witnesses=(elsewhere,))
+    elsewhere = Site("6" * 32, "elsewhere", make_store())
+    other = replace(candidate(elsewhere.store), home=elsewhere, witnesses=(elsewhere,))
     assert take_term(other, make_runtime()).lineage != first.lineage
 
 
