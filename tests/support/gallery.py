@@ -40,7 +40,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch, seed: int = 1) -> Iterator[None]
     )
     with monkeypatch.context() as patch:
         patch.setattr(fwstore.repository, "system_runtime", lambda _: runtime)
-        patch.setattr(fwstore.repository, "BufferPool", lambda: pool)
+        patch.setattr(fwstore.repository, "BufferPool", lambda *_: pool)
         yield
 
 
