@@ -47,7 +47,7 @@ def _repository(found: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             (
-                f"{tried} damages of one repository ({share} of every object, every pair of objects of a kind exchanged), "
+                f"{tried} damages of one repository ({share} of every object, and objects of a kind exchanged), "
                 f"through everything that users do: **{wrong} wrong**. Cells: {' / '.join(OUTCOMES)}."
             ),
             _table(["object", *acts], rows),
