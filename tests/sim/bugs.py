@@ -301,6 +301,9 @@ BUGS = (
     Bug(
         "a lineage is born with another uuid than was voted for",
         [("fwstore.log.terms._Election._adopt", _no_adoption)],
+        # Before the same witnesses all are born with one uuid, so no play can tell.
+        seeds=0,
+        suites=("tests/log/test_terms.py::test_h7_birth_uses_the_uuid_of_the_vote_that_was_won",),
         holes=("H7",),
     ),
     Bug(
