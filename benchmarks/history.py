@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
 
 import fwstore
-from benchmarks.common.meter import Meter, MeteredStore
+from benchmarks.common.meter import Meter, metered
 from benchmarks.common.question import Figure, Mark, Point, Question
 from benchmarks.common.series import run
 from benchmarks.common.state import change
@@ -52,8 +51,7 @@ def measure(trial: Trial) -> Figures:
     seconds, processor, requests = [], [], []
     with fwstore.open(trial.folder) as repository:
         # The scheduler stays the one with threads: only the calls are counted.
-        store: Any = MeteredStore(repository.store, meter)
-        repository.store = store
+        repository.store = metered(repository.store, meter)
         with repository.run("bench").writer() as writer:
             for step in range(count + 1):
                 change(state)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import fwstore
 from fwstore.sched import InlineScheduler
+from fwstore.store.base import Store
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +61,7 @@ class Meter(InlineScheduler):
         self.requests[name] += 1
 
 
-class MeteredStore:
+class _MeteredStore:
     """Passes every call on and counts it."""
 
     def __init__(self, inner: Any, meter: Meter) -> None:
@@ -82,10 +83,15 @@ class MeteredStore:
         return counted
 
 
+def metered(store: Store, meter: Meter) -> Store:
+    """Return a store whose requests are counted."""
+    counted: Any = _MeteredStore(store, meter)
+    return cast("Store", counted)
+
+
 def open_metered(url: str, meter: Meter) -> fwstore.Repository:
     """Open a repository all of whose requests are counted from now on."""
     repository = fwstore.open(url)
     repository.runtime = replace(repository.runtime, scheduler=meter)
-    store: Any = MeteredStore(repository.store, meter)
-    repository.store = store
+    repository.store = metered(repository.store, meter)
     return repository

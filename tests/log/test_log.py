@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.common.meter import Meter, metered
 from fwstore.base.config import Environment, Limits
 from fwstore.base.errors import (
     AlreadyExists,
@@ -34,7 +35,6 @@ from support.lineages import (
     read_packs,
     resume,
 )
-from support.rounds import RoundScheduler, RoundStore
 
 
 def impatient() -> Runtime:
@@ -262,12 +262,12 @@ def test_h15_opening_three_thousand_records_takes_few_round_trips() -> None:
     store = make_store()
     log = resume(store).log
     fill(log, 3000)
-    scheduler = RoundScheduler()
-    counted = RoundStore(scheduler, store)
+    scheduler = Meter()
+    counted = metered(store, scheduler)
     far = Log(counted, log.keys, log.lineage, make_runtime(1, scheduler), read_packs)
     assert far.refresh().export() == log.fold.export()
     assert scheduler.rounds <= 4
-    assert scheduler.requests <= 150
+    assert scheduler.requests.total() <= 150
     scheduler.rounds = 0
     far.refresh()
     assert scheduler.rounds == 1
@@ -282,9 +282,9 @@ def test_h15_without_hint_or_summaries_the_slots_say_the_same(lost: str) -> None
         store.delete([log.keys.hint])
     if lost != "hint":
         store.delete(keys_under(store, f"{log.keys.log}sum/"))
-    scheduler = RoundScheduler()
+    scheduler = Meter()
     far = Log(
-        RoundStore(scheduler, store),
+        metered(store, scheduler),
         log.keys,
         log.lineage,
         make_runtime(1, scheduler),
@@ -299,9 +299,9 @@ def test_h15_a_hint_far_behind_costs_no_more_than_two_pages() -> None:
     log = resume(store).log
     fill(log, 700)
     store.put(log.keys.hint, [encode_hint(Hint(log.lineage, 3, -1))], mode="overwrite")
-    scheduler = RoundScheduler()
+    scheduler = Meter()
     far = Log(
-        RoundStore(scheduler, store),
+        metered(store, scheduler),
         log.keys,
         log.lineage,
         make_runtime(1, scheduler),

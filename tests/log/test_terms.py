@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.common.meter import Meter, metered
 from fwstore.base.errors import (
     AlreadyExists,
     Conflict,
@@ -50,7 +51,6 @@ from support.lineages import (
     read_packs,
     resume,
 )
-from support.rounds import RoundScheduler, RoundStore
 
 STEPS = [0, 10, 20]
 
@@ -485,8 +485,8 @@ def test_racing_candidates_open_one_term_each_and_one_stays(seed: int) -> None:
 
 def test_resuming_takes_few_round_trips() -> None:
     store = begun()
-    scheduler = RoundScheduler()
-    far = RoundStore(scheduler, store)
+    scheduler = Meter()
+    far = metered(store, scheduler)
     term = resume(far, make_runtime(1, scheduler))
     assert scheduler.rounds <= 14
     saver = Saver(term)
