@@ -146,14 +146,11 @@ class Writer:
             saving.prepared = self._engine.prepare(request, saving.statistics)
             if saving.prepared is None:
                 return self._skip(saving)
-            if not saving.prepared.late:
-                saving.staged.set_result(None)
         except BaseException as error:
             self._announce_failure(save, error)
             self._endings.end(save)
             raise
-        self._steps.add(step)
-        self._begin_or_abandon(saving, wait=saving.prepared.live)
+        self._begin_or_abandon(saving, saving.prepared)
         saving.statistics.blocked_s = self._runtime.clock.monotonic() - started
         return saving.handle
 
@@ -239,10 +236,13 @@ class Writer:
             saving.staged.exception()
         self._savings = [saving for saving in self._savings if not saving.ended.done()]
 
-    def _begin_or_abandon(self, saving: Saving, *, wait: bool) -> None:
+    def _begin_or_abandon(self, saving: Saving, prepared: Prepared) -> None:
+        if not prepared.late:
+            saving.staged.set_result(None)
+        self._steps.add(saving.request.step)
         try:
             self._begin(saving)
-            if wait:
+            if prepared.live:
                 saving.handle.result()
         except BaseException:
             # The caller may change its tensors now, also those that are still being read.
