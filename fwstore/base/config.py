@@ -23,8 +23,9 @@ class Limits:
     Attributes:
         threads: Worker threads of one process; 0 means one per core, at least 2 and at most 16, or 16 for a
             remote store, whose round trips they hide.
-        hashing_processes: 1 hashes what was copied aside in a process beside, so that a script which keeps Python busy
-            does not slow its saves; 0 hashes in threads. Saves of less than 64 MiB need none.
+        hashing_processes: 1 hashes what was copied aside in a process beside once threads are seen to wait for a script
+            that keeps Python busy, so that it does not slow its saves; 0 always hashes in threads. Saves of less
+            than 64 MiB need none.
         staging_bytes: Most bytes of one state that are copied aside; a save with more to write blocks until
             it is durable. 0 means no bound.
         inflight_bytes: Most bytes encoded but not yet acknowledged by the store.

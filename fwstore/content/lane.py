@@ -29,7 +29,7 @@ from fwstore.format.pack import ChunkEntry
 from fwstore.format.packtable import PackInfo
 from fwstore.format.rows import Boxes
 from fwstore.format.tensor import TensorInfo
-from fwstore.sched import Budget, Hasher, Runtime
+from fwstore.sched import Budget, Hasher, Runtime, waits_for_lock
 from fwstore.store.base import Store
 
 _Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -101,7 +101,7 @@ class Shared:
         known: Chunks that the store holds already.
         feed: Where the chunks come from.
         budget: Bounds what is in work.
-        hasher: Hashes what lies in shared memory; None where all is hashed here.
+        hasher: Hashes what lies in shared memory, once that is wanted; None where all is hashed here.
         seen: Own pack and chunk by id. Lanes that meet the same new id at once both write it: that
             costs its bytes twice and nothing else.
         numbers: Numbers of the packs.
@@ -185,7 +185,14 @@ class Lane:
         hasher, content_hash = self._shared.hasher, self._shared.content_hash
         stretches = group.stretches
         beside = hasher.hash(content_hash, stretches) if hasher and stretches else None
-        return beside or hash_chunks(content_hash, (source.buffer for source in sources))
+        if beside is not None:
+            return beside
+        clock = self._shared.runtime.clock
+        started = clock.monotonic()
+        hashes = hash_chunks(content_hash, (source.buffer for source in sources))
+        if hasher and waits_for_lock(group.size_bytes, len(sources), clock.monotonic() - started):
+            hasher.want()
+        return hashes
 
     def _place(
         self, sources: Sequence[ChunkSource], hashes: Sequence[Hashes]

@@ -101,11 +101,15 @@ class Feed:
     Args:
         batches: Drawn lazily, under a lock, so a generator may stage as it yields.
         check: Called before every draw; raises to abandon the write.
-        beside: A process beside hashes what it can find.
+        beside: Asked before every draw whether a process beside hashes what it can find.
     """
 
     def __init__(
-        self, batches: Iterable[SourceBatch], check: Callable[[], None], *, beside: bool = False
+        self,
+        batches: Iterable[SourceBatch],
+        check: Callable[[], None],
+        *,
+        beside: Callable[[], bool] = lambda: False,
     ) -> None:
         self._batches = iter(batches)
         self._check = check
@@ -142,7 +146,7 @@ class Feed:
         return Group(first, drawn, size, places) if drawn else None
 
     def _fill(self, drawn: list[SourceBatch]) -> tuple[int, list[SharedPlace]]:
-        size, shared = 0, self._beside
+        size, shared = 0, self._beside()
         places: list[SharedPlace] = []
         while not self._stopped and size < (_GROUP_BESIDE_BYTES if shared else _GROUP_BYTES):
             batch = next(self._batches, None)

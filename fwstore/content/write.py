@@ -96,7 +96,11 @@ def write_chunks(store: Store, runtime: Runtime, request: WriteRequest) -> Writt
         content_hash=request.content_hash,
         codecs=request.codecs,
         known=request.known,
-        feed=Feed(request.batches, request.check, beside=hasher is not None),
+        feed=Feed(
+            request.batches,
+            request.check,
+            beside=lambda: hasher is not None and hasher.wanted,
+        ),
         budget=Budget(runtime.limits.inflight_bytes),
         hasher=hasher,
     )

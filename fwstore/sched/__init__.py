@@ -7,7 +7,7 @@ production and inline, one operation after the other, in simulation.
 from fwstore.sched.budget import Budget
 from fwstore.sched.buffers import BufferPool, Lease, PoolStatistics
 from fwstore.sched.collector import collection_paused
-from fwstore.sched.hasher import Hasher, Stretch
+from fwstore.sched.hasher import Hasher, Stretch, waits_for_lock
 from fwstore.sched.inline import InlineScheduler
 from fwstore.sched.locks import Condition, Lock, renew_after_fork
 from fwstore.sched.retry import retry
@@ -37,4 +37,5 @@ __all__ = [
     "renew_after_fork",
     "retry",
     "system_runtime",
+    "waits_for_lock",
 ]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwstore.base.notices import log
+from fwstore.base.units import MIB
 from fwstore.codec.hashing import ContentHash, Hashes, xxh3_128
 from fwstore.sched.hash_process import ANSWER_BYTES, FILES_MAX, HEADER, ID_BYTES, STRETCH, receive
 from fwstore.sched.locks import Lock, renew_after_fork
@@ -32,6 +33,15 @@ _BEGIN = (
 )
 _ANSWER_TIME = struct.pack("ll", 60, 0)
 _END_S = 5.0
+# Well below what a core hashes, and half of what a busy script lets a thread wait for the interpreter lock.
+_HASHED_PER_S = 1000 * MIB
+_WAIT_S = 0.0025
+_HASHES_PER_CHUNK = 2
+
+
+def waits_for_lock(size_bytes: int, chunks: int, elapsed_s: float) -> bool:
+    """Return whether a thread that hashed some chunks must have waited for the interpreter lock at every hash."""
+    return elapsed_s > size_bytes / _HASHED_PER_S + chunks * _HASHES_PER_CHUNK * _WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class Hasher:
         self._connections = connections
         self._lock = Lock()
         self._lost = not _can_start()
+        self._wanted = False
         self._running: _Running | None = None
         renew_after_fork(self)
 
@@ -75,6 +86,15 @@ class Hasher:
             running, self._running = self._running, None
         if running is not None:
             running.end()
+
+    @property
+    def wanted(self) -> bool:
+        """True once threads were seen to hash slowly: where nothing keeps Python busy they are faster."""
+        return self._wanted
+
+    def want(self) -> None:
+        """Let all that follows be hashed beside."""
+        self._wanted = True
 
     def hash(self, content_hash: ContentHash, stretches: Sequence[Stretch]) -> list[Hashes] | None:
         """Return the hashes of all chunks in order; None when the process cannot tell them."""

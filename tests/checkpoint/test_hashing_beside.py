@@ -10,10 +10,11 @@ from fwstore.base.units import MIB
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [0, 1])
-def test_a_large_save_is_hashed_beside_unless_that_is_forbidden(
-    tmp_path: Path, processes: int
+@pytest.mark.parametrize(("processes", "busy"), [(0, True), (1, True), (1, False)])
+def test_a_large_save_is_hashed_beside_where_threads_wait_unless_that_is_forbidden(
+    tmp_path: Path, processes: int, busy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fwstore.content.lane.waits_for_lock", lambda *_: busy)
     rows = np.random.default_rng(1).integers(0, 256, (70, MIB), np.uint8)
     limits = fwstore.Limits(hashing_processes=processes)
     with fwstore.open(tmp_path / "store", limits=limits) as repository:
@@ -22,7 +23,7 @@ def test_a_large_save_is_hashed_beside_unless_that_is_forbidden(
             writer.save(1, {"w": rows, "small": np.arange(7)}).result()
         hasher = repository.runtime.hasher
         running = hasher._running if hasher is not None else None
-        assert (running is not None) == bool(processes)
+        assert (running is not None) == (bool(processes) and busy)
         state = run.latest().load()
     assert np.array_equal(state["w"], rows)
     assert running is None or not Path(f"/proc/{running._process.pid}").exists()

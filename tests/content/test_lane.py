@@ -32,6 +32,7 @@ TENSOR = TensorInfo(("w",), "uint8", (CHUNKS, 4 * MIB), ((1, 1), (1, 4 * MIB)))
 @pytest.fixture(scope="module")
 def hasher() -> Iterator[Hasher]:
     made = Hasher(2)
+    made.want()
     yield made
     made.close()
 
@@ -134,6 +135,7 @@ def test_a_write_survives_the_process_beside(caplog: pytest.LogCaptureFixture) -
             return super().hash(content_hash, stretches)
 
     killing = Killing(1)
+    killing.want()
     store, _ = write(memory, [4 * MIB] * 10, hasher=killing, pack_bytes=256 * MIB)
     assert killing.asked == 2
     assert contents(store) == contents(expected)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fwstore.base.units import MIB
 from fwstore.codec.hashing import ContentHash, Hashes, hash_chunks
-from fwstore.sched import Hasher, Stretch, find_shared, map_shared
+from fwstore.sched import Hasher, Stretch, find_shared, map_shared, waits_for_lock
 
 HASH = ContentHash()
 SIZE = 4 * MIB
@@ -191,3 +191,11 @@ def test_a_forked_child_keeps_neither_the_process_nor_its_end(
     os.close(writer)
     os.close(reader)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_that_wait_for_the_lock_at_every_hash_are_told_from_slow_ones() -> None:
+    chunks, size = 26, 8 * MIB
+    assert waits_for_lock(size, chunks, chunks * 2 * 0.005)
+    assert waits_for_lock(size, 2, 2 * 2 * 0.005 + size / (2000 * MIB))
+    assert not waits_for_lock(size, chunks, size / (1000 * MIB))
+    assert not waits_for_lock(size, chunks, size / (100 * MIB))
