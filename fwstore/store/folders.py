@@ -139,6 +139,7 @@ class Folders:
         try:
             folder = Folder(os.open(self._root, FOLDER_FLAGS & ~os.O_NOFOLLOW))
         except FileNotFoundError as error:
+            _refuse_loose_link(self._root)
             if self._first_root is None:
                 raise
             raise self._lost() from error
@@ -197,7 +198,14 @@ def _make_child(parent: Folder, name: str) -> None:
         return
 
 
+def _refuse_loose_link(root: Path) -> None:
+    """Refuse a root that is a link to nowhere: an empty store must not be taken for one that is not mounted."""
+    if root.is_symlink() and not root.exists():
+        raise Unavailable(f"{root} is a symbolic link that leads nowhere: mount what it points to")
+
+
 def _make_root(root: Path) -> None:
+    _refuse_loose_link(root)
     missing = [path for path in (root, *root.parents) if not path.exists()]
     root.mkdir(parents=True, exist_ok=True)
     for path in {root.parent, *(path.parent for path in missing)}:

@@ -308,6 +308,26 @@ def test_the_root_may_be_a_link(tmp_path: Path, runtime: Runtime) -> None:
     assert (tmp_path / "real" / "a").read_bytes() == b"1"
 
 
+def test_a_root_that_leads_nowhere_is_no_empty_store(tmp_path: Path, runtime: Runtime) -> None:
+    """A link to a file system that is not mounted is no store that nothing was written to yet."""
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "mount" / "store")
+    store = DirectoryStore(link, runtime)
+    asks: list[Callable[[], object]] = [
+        lambda: store.get("key", limit_bytes=1),
+        lambda: store.head("key"),
+        lambda: list(store.list("")),
+        lambda: store.put("key", [b"x"], mode="create"),
+        lambda: store.delete(["key"]),
+    ]
+    for ask in asks:
+        with pytest.raises(Unavailable, match="leads nowhere"):
+            ask()
+    (tmp_path / "mount" / "store").mkdir(parents=True)
+    store.put("key", [b"x"], mode="create")
+    assert (tmp_path / "mount" / "store" / "key").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_object_is_no_prefix_of_another(store: DirectoryStore, mode: Mode) -> None:
     store.put("a/b", [b"1"], mode="create")
