@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from support.ceph import Gateway, serve_rgw
+from support.figures import Figures
 from support.moto import MotoServer, serve_moto
 
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
@@ -38,13 +39,15 @@ hypothesis.settings.load_profile(os.environ.get("FWSTORE_PROFILE", _profile()))
 
 # One worker runs all tests of a group, so that a server is started once and not once per worker.
 _GROUPS = ("s3", "rgw", "gpu")
+# What takes one of these is repeated, or counted, by `make soak`.
+_SOAKED = {"soak", "figures"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one expensive server together under xdist, and find what `make soak` repeats."""
     for test in items:
-        if "FWSTORE_SOAK" in os.environ and "soak" in getattr(test, "fixturenames", ()):
+        if "FWSTORE_SOAK" in os.environ and _SOAKED & set(getattr(test, "fixturenames", ())):
             test.add_marker(pytest.mark.soak)
         for group in _GROUPS:
             if test.get_closest_marker(group) is not None:
@@ -64,6 +67,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def soak() -> int:
     """How many times the usual number of rounds the random tests make: 1, or 10 under `make soak`."""
     return int(os.environ.get("FWSTORE_SOAK", "1"))
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Where a test notes what it counted, for docs/reliability.md."""
+    return Figures(request.node.nodeid, int(os.environ.get("FWSTORE_SOAK", "0")))
 
 
 @pytest.fixture(scope="session")

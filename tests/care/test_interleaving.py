@@ -27,6 +27,7 @@ from fwstore.log.pins import pin, unpin
 from fwstore.plan.retention import Keep
 from fwstore.sched import Runtime
 from support.faults import Crash, Fault, FaultyStore, Operation
+from support.figures import Figures
 from support.lineages import (
     Saver,
     fresh_log,
@@ -244,7 +245,7 @@ def play(seed: int, steps: int = 20) -> World:
 
 
 @pytest.mark.slow
-def test_no_disorder_breaks_an_invariant(soak: int) -> None:
+def test_no_disorder_breaks_an_invariant(soak: int, figures: Figures) -> None:
     done: Counter[str] = Counter()
     for seed in range(16 * soak):
         try:
@@ -253,6 +254,7 @@ def test_no_disorder_breaks_an_invariant(soak: int) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
     for event in ("resume", "save", "collect", "pin", "read", "Crash", "Fenced", "lose", "late"):
         assert done[event] > 3, done
+    figures.note("collections between all else", done)
 
 
 def test_a_seed_repeats_its_run() -> None:

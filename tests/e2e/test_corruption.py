@@ -7,6 +7,7 @@ that touch it: which those are is recorded on the whole repository, for every ob
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
@@ -25,6 +26,7 @@ from support.corruption import (
     Outcome,
     tabulate,
 )
+from support.figures import Figures
 from support.gallery import DONOR, hang, one_thread
 
 PAGE = b"<!DOCTYPE html><html><head><title>503 Service Unavailable</title></head></html>"
@@ -93,11 +95,14 @@ def test_every_truncation_is_noticed_or_harmless(gallery: Gallery, kind: str, so
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("act", ACTS)
 def test_whatever_is_done_with_a_damaged_store_nothing_comes_out_wrong(
-    gallery: Gallery, act: str, way: str, soak: int
+    gallery: Gallery, act: str, way: str, soak: int, figures: Figures
 ) -> None:
+    counts: Counter[str] = Counter()
     for kind in KINDS:
         found = tabulate(gallery, kind, way, act, EVERY[act] if soak == 1 else 1)
         assert not found["wrong"], kind
+        counts.update({f"{kind}: {outcome}": count for outcome, count in found.items()})
+    figures.note(f"damage: {act}", counts)
 
 
 @pytest.mark.parametrize("content", [b"", PAGE, bytes(600), b"{}", None], ids=repr)

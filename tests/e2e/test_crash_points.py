@@ -26,6 +26,7 @@ from fwstore.store.base import Store
 from fwstore.store.directory import DirectoryStore
 from support.aftermath import Act, Place, Promise, checkpoints, judge, run, save
 from support.faults import WRITES, Crash, Fault, FaultyStore, Operation, When, crash_at, fault_at
+from support.figures import Figures
 from support.lineages import make_runtime, make_store
 from support.oracle import make_state
 from support.processes import contents, copied, process
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 WHENS: tuple[When, ...] = ("before", "during", "after")
 FAULTS: tuple[Fault, ...] = ("lose", "fail", "late")
+CHANGES = WRITES | {"begin", "write"}
 KEEP = fwstore.Keep(last=2)
 S = TypeVar("S", bound=Store)
 
@@ -179,7 +181,7 @@ def enumerate_deaths(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_process_dies_at_every_operation(name: str) -> None:
+def test_a_process_dies_at_every_operation(name: str, figures: Figures) -> None:
     scenario = SCENARIOS[name]
     origin = make_store()
     promise = scenario.promise(prepared(scenario, origin))
@@ -199,10 +201,26 @@ def test_a_process_dies_at_every_operation(name: str) -> None:
                 raise AssertionError(f"dead {label}, collected first: {collect_first}") from error
     assert len(labels) == len(set(labels)) > 100
     assert len(judged) > 5
+    note(figures, scenario, copied(origin), len(labels))
+
+
+def note(
+    figures: Figures,
+    scenario: Scenario,
+    store: Store,
+    deaths: int,
+    counted: frozenset[str] | None = None,
+) -> None:
+    """Keep how many points there are, as one more undisturbed run tells, and at how many somebody died."""
+    whole = FaultyStore(store, counted=counted)
+    die(whole, scenario.act)
+    total = len(WHENS) * len(whole.operations)
+    assert deaths == total
+    figures.note("crash points", {"covered": deaths, "total": total})
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_an_answer_is_lost_at_every_write(name: str) -> None:
+def test_an_answer_is_lost_at_every_write(name: str, figures: Figures) -> None:
     """The process lives: what it does succeeds or fails as a whole, and it can do it again itself."""
     scenario = SCENARIOS[name]
     origin = make_store()
@@ -220,6 +238,8 @@ def test_an_answer_is_lost_at_every_write(name: str) -> None:
             judge(inner, promise, collect_first=False)
         except (AssertionError, fwstore.FwstoreError) as error:
             raise AssertionError(f"{fault} {operation}") from error
+    answers = len(FAULTS) * len(whole.operations)
+    figures.note("lost answers", {"covered": answers, "total": answers})
 
 
 def live_on(store: FaultyStore, scenario: Scenario) -> None:
@@ -254,7 +274,7 @@ def test_a_writer_goes_on_after_a_save_that_failed(fault: Fault) -> None:
     assert number > 6
 
 
-def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path) -> None:
+def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path, figures: Figures) -> None:
     scenario = SCENARIOS["a resumed save"]
     names = itertools.count()
 
@@ -267,7 +287,7 @@ def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path) -> None:
     promise = scenario.promise(prepared(scenario, prepared_in))
     labels: list[str] = []
     judged: set[frozenset[tuple[str, bytes]]] = set()
-    for label, store in enumerate_deaths(scenario, make, WRITES | {"begin", "write"}):
+    for label, store in enumerate_deaths(scenario, make, CHANGES):
         labels.append(label)
         left = contents(store)
         if left not in judged:
@@ -275,3 +295,4 @@ def test_a_process_dies_at_every_write_to_a_directory(tmp_path: Path) -> None:
             judge(store, promise, collect_first=len(judged) % 2 == 0)
     assert len(labels) > 50
     assert len(judged) > 10
+    note(figures, scenario, make("again"), len(labels), CHANGES)

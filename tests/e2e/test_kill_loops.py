@@ -12,6 +12,7 @@ import pytest
 
 import fwstore
 from support import kill_torch
+from support.figures import Figures
 from support.kill_jobs import KEEP, Place, array_job, whole_of
 from support.kill_loop import KillLoop, kept
 from support.oracle import same
@@ -43,7 +44,7 @@ def steps(repository: fwstore.Repository) -> set[int]:
     return {checkpoint.step for checkpoint in repository.run("job").checkpoints()}
 
 
-def test_jobs_of_arrays(tmp_path: Path, soak: int) -> None:
+def test_jobs_of_arrays(tmp_path: Path, soak: int, figures: Figures) -> None:
     kills, stops = (100, 20) if soak == 1 else (200 * soak, 20 * soak)
     loop = KillLoop(Place(tmp_path), array_job, is_right, (1, 3, 1, 2, 4), longest_s=0.5, seed=1)
     loop.run(kills, stops, check_every=20)
@@ -51,6 +52,16 @@ def test_jobs_of_arrays(tmp_path: Path, soak: int) -> None:
     assert len(loop.place.acknowledged_steps()) > kills // 4
     assert len(loop.zombies) > stops // 2
     check_zombies(loop)
+    note(figures, "kills of numpy jobs", loop, kills, stops)
+
+
+def note(figures: Figures, suite: str, loop: KillLoop, kills: int, stops: int) -> None:
+    counts = {
+        "kills": kills,
+        "zombies": stops,
+        "steps acknowledged": len(loop.place.acknowledged_steps()),
+    }
+    figures.note(suite, counts | {"zombies behind a fence": len(loop.zombies)})
 
 
 def check_zombies(loop: KillLoop) -> None:
@@ -61,8 +72,8 @@ def check_zombies(loop: KillLoop) -> None:
     assert endings.count("fenced") > len(loop.zombies) // 4
 
 
-def test_training_jobs_under_fsdp(tmp_path: Path, soak: int) -> None:
-    jobs = 40 * soak  # every other one has two ranks
+def test_training_jobs_under_fsdp(tmp_path: Path, soak: int, figures: Figures) -> None:
+    jobs = 40 if soak == 1 else 10 * soak  # every other one has two ranks
     loop = KillLoop(
         Place(tmp_path),
         kill_torch.training_job,
@@ -75,3 +86,4 @@ def test_training_jobs_under_fsdp(tmp_path: Path, soak: int) -> None:
     settle(loop)
     assert len(loop.place.acknowledged_steps()) > jobs // 2
     assert loop.zombies
+    note(figures, "kills of torch jobs", loop, jobs - jobs // 10, jobs // 10)

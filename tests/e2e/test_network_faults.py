@@ -20,6 +20,7 @@ import fwstore
 from fwstore.store.memory import MemoryStore
 from support.aftermath import Act, Place, Promise, checkpoints, judge, run, save
 from support.ceph import Gateway
+from support.figures import Figures
 from support.lineages import make_store
 from support.lines import Line
 from support.moto import MotoServer
@@ -203,7 +204,9 @@ def storm(request: pytest.FixtureRequest) -> Iterator[Storm]:
 
 
 @pytest.mark.parametrize("name", WORKS)
-def test_every_trouble_at_every_request(storm: Storm, name: str, soak: int) -> None:
+def test_every_trouble_at_every_request(
+    storm: Storm, name: str, soak: int, figures: Figures
+) -> None:
     work = WORKS[name]
     storm.endings.clear()
     for request, trouble in storm.cases(work, TROUBLES, ONE_IN if soak == 1 else 1):
@@ -212,16 +215,19 @@ def test_every_trouble_at_every_request(storm: Storm, name: str, soak: int) -> N
         except (AssertionError, fwstore.FwstoreError) as error:
             raise AssertionError(f"{trouble} at {request.number} {request}") from error
     assert storm.endings["done"] > 9 * storm.endings["unavailable"]
+    figures.note("network", storm.endings)
 
 
 @pytest.mark.parametrize("name", WORKS)
-def test_every_silence(storm: Storm, name: str, soak: int) -> None:
+def test_every_silence(storm: Storm, name: str, soak: int, figures: Figures) -> None:
     work = WORKS[name]
+    storm.endings.clear()
     for request, trouble in storm.cases(work, SILENCES, ONE_IN // 2 if soak == 1 else 1):
         try:
             storm.disturb(work, Rule(trouble, after=request.number - 1), HURRIED)
         except (AssertionError, fwstore.FwstoreError) as error:
             raise AssertionError(f"{trouble} at {request.number} {request}") from error
+    figures.note("network", storm.endings)
 
 
 OBJECTS = {

@@ -23,6 +23,7 @@ from fwstore.sched import ThreadScheduler
 from fwstore.store.base import Store
 from support.aftermath import Place, Promise, checkpoints, judge, run, save
 from support.faults import WRITES, Crash, FaultyStore, Plan, When, crash_at, no_faults
+from support.figures import Figures
 from support.lineages import make_runtime, make_store
 from support.oracle import make_state
 from support.processes import copied, opened
@@ -106,7 +107,7 @@ class Job:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_dies_at_every_write(victim: int) -> None:
+def test_a_rank_dies_at_every_write(victim: int, figures: Figures) -> None:
     origin = make_store()
     run(origin, save("run", 0, 1))
     before = checkpoints(origin)
@@ -129,3 +130,5 @@ def test_a_rank_dies_at_every_write(victim: int) -> None:
         except (AssertionError, fwstore.FwstoreError) as error:
             raise AssertionError(f"rank {victim} dead {when} {operation}") from error
     assert len(whole.dying.operations) > 8
+    deaths = len(WHENS) * len(whole.dying.operations)
+    figures.note("crash points of ranks", {"covered": deaths, "total": deaths})

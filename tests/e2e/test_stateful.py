@@ -10,7 +10,7 @@ import itertools
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from fwstore_migrate.exports import ExportOptions, export_safetensors
 from fwstore_migrate.imports import ImportOptions, import_checkpoint
 from fwstore_migrate.states import open_foreign
 from support.faults import Crash, FaultyStore, When, crash_at
+from support.figures import Figures
 from support.lineages import keys_under, make_store
 from support.model import Content, ModelRun
 from support.processes import process
@@ -351,7 +352,7 @@ def rules() -> list[str]:
     return sorted({name for pair in PAIRS for name in pair})
 
 
-def test_any_order_of_uses(record_property: Callable[[str, object], None]) -> None:
+def test_any_order_of_uses(figures: Figures) -> None:
     profile = settings.get_current_profile_name()
     examples, length, wanted = SIZES[profile]
     PAIRS.clear()
@@ -360,6 +361,7 @@ def test_any_order_of_uses(record_property: Callable[[str, object], None]) -> No
     names = rules()
     missing = [pair for pair in itertools.product(names, names) if not PAIRS[pair]]
     reached = 1 - len(missing) / len(names) ** 2
-    record_property("rule pairs", f"{reached:.0%} of {len(names) ** 2}, {PAIRS.total()} in all")
+    counts = {"runs": examples, "rules": PAIRS.total(), "pairs of rules": len(names) ** 2}
+    figures.note("uses in any order", counts | {"pairs reached": len(names) ** 2 - len(missing)})
     print(f"{PAIRS.total()} rules, {reached:.0%} of {len(names) ** 2} pairs; never: {missing}")
     assert reached >= wanted, missing

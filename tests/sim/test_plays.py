@@ -14,22 +14,36 @@ from sim.plays import play
 from sim.shrink import check
 from sim.weather import RATES
 from support.faults import Crash
+from support.figures import Figures
 
 SEEDS, BLOCK = 2000, 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(SEEDS // BLOCK))
-def test_no_seed_breaks_a_promise(block: int, soak: int) -> None:
+def test_no_seed_breaks_a_promise(block: int, soak: int, figures: Figures) -> None:
     tally: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    counts = {"seeds": BLOCK * soak, "simulated hours": 0.0, "store operations": 0}
     for turn in range(soak):
         for seed in range(BLOCK):
             world = check(play, (turn * SEEDS) + block * BLOCK + seed)
             tally += world.tally
-            tally.update(name.rpartition(".")[2] for name in world.weather.struck)
+            faults.update(kind_of(name) for name in world.weather.struck)
+            counts["simulated hours"] += world.baton.now / 3600
+            counts["store operations"] += len(world.trace)
+    figures.note("simulator", counts)
+    figures.note("simulator: faults", faults)
+    figures.note("simulator: events", tally)
+    tally += faults
     # Generators are tested too: what never occurs is never shown to be survived.
     rare = {"fenced", "acked", "collected", "read", "deaths", "Fenced", "pause", *RATES}
     assert not {name for name in rare if not tally[name]} - {"crash_after", "truncate"}, tally
+
+
+def kind_of(fault: str) -> str:
+    """Return the kind of a fault that struck: the last part of `job1.36.lose`, `cut` of `cut2`."""
+    return fault.rpartition(".")[2].rstrip("0123456789")
 
 
 def test_a_seed_repeats_itself_in_any_process() -> None:

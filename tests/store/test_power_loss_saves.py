@@ -22,6 +22,7 @@ from fwstore.base.errors import FwstoreError
 from fwstore.store import directory, folders
 from fwstore.store.directory import DirectoryStore
 from support.aftermath import Act, Place, Promise, checkpoints, judge, save
+from support.figures import Figures
 from support.oracle import make_state, same
 from support.outage import machine_on, remains, sweep
 from support.powerloss import Event
@@ -124,16 +125,20 @@ def check_and_go_on(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_next_job_goes_on_after_a_power_loss(tmp_path: Path, name: str, soak: int) -> None:
+def test_the_next_job_goes_on_after_a_power_loss(
+    tmp_path: Path, name: str, soak: int, figures: Figures
+) -> None:
     scenario = SCENARIOS[name]
     events, prepared = traced(tmp_path / "disk", scenario)
     before = steps(0, 1, 2) if scenario.prepare else steps()
     left = list(remains(events, begin=prepared, exhaustive=2 * soak, sampled=2 * soak))
     quick = left if soak > 1 else left[::3]
-    assert sweep(tmp_path, quick, partial(check, scenario, before)) > 15
+    disks = sweep(tmp_path, quick, partial(check, scenario, before))
+    assert disks > 15
     # Going on takes much longer than looking.
     some = left[:: max(1, len(left) // (12 * soak))]
     assert sweep(tmp_path, some, partial(check_and_go_on, scenario, before)) >= 12
+    figures.note("power loss", {"disks": disks, "moments": len(events) + 1 - prepared})
 
 
 def skip_file_flush(patch: pytest.MonkeyPatch) -> None:

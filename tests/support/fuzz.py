@@ -6,6 +6,7 @@ than 5 s or more memory than allowed is left as a file in .fuzz/<target>, and th
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from support.figures import keep
 
 FOLDER = Path(".fuzz")
 _INPUT_BYTES_MAX = 1 << 16
@@ -72,11 +75,17 @@ def main(words: Sequence[str]) -> None:
         with (own / "log").open("w") as log:
             command = [sys.executable, "-m", "support.fuzz", "--one", name, seconds]
             ended = subprocess.run(command, stdout=log, stderr=log, check=False)
-        runs = [line for line in (own / "log").read_text().splitlines() if "executed_units" in line]
-        print(f"{name}: {'FAILED' if ended.returncode else 'ok'}, {' '.join(runs)}", flush=True)
+        counts = {"targets": 1, "seconds": int(seconds), "inputs": _inputs(own / "log")}
+        keep("fuzzing", name, counts | {"failures": int(ended.returncode != 0)})
+        print(f"{name}: {'FAILED' if ended.returncode else 'ok'}, {counts}", flush=True)
         if ended.returncode:
             failed.append(name)
     sys.exit(f"see {FOLDER} for {', '.join(failed)}" if failed else 0)
+
+
+def _inputs(log: Path) -> int:
+    """Return how many inputs the fuzzer tried, as it says in its own words."""
+    return sum(map(int, re.findall(r"number_of_executed_units: *(\d+)", log.read_text())))
 
 
 if __name__ == "__main__":
