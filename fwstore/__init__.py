@@ -30,6 +30,7 @@ from fwstore.base.errors import (
     Unsupported,
     UnsupportedValue,
 )
+from fwstore.base.topology import Topology
 from fwstore.base.units import format_duration, format_size, parse_duration, parse_size
 from fwstore.checkpoint.adapter import TensorAdapter
 from fwstore.checkpoint.coordinator import Coordinator
@@ -42,6 +43,7 @@ from fwstore.checkpoint.writer import Writer
 from fwstore.format.dtypes import itemsize
 from fwstore.format.paths import TensorPath, display_path
 from fwstore.format.state import ForeignValue, TensorSlot, decode_state, encode_state
+from fwstore.history import BranchDescription, TermDescription
 from fwstore.plan.box import Box, flat_boxes
 from fwstore.plan.layout import Layout, Split
 from fwstore.plan.retention import Keep
@@ -51,6 +53,7 @@ from fwstore.run import Run
 __all__ = [
     "AlreadyExists",
     "Box",
+    "BranchDescription",
     "Checkpoint",
     "Conflict",
     "Coordinator",
@@ -80,6 +83,8 @@ __all__ = [
     "TensorAdapter",
     "TensorPath",
     "TensorSlot",
+    "TermDescription",
+    "Topology",
     "Unavailable",
     "Unsupported",
     "UnsupportedValue",

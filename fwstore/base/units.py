@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: ``256MiB``, ``10m``, ``90s``.
+"""Sizes, durations and rates as people write them: ``256MiB``, ``10m``, ``90s``, ``10 Gbit/s``.
 
 Invariant: parsing what formatting printed gives the value back within its printed precision.
 """
@@ -30,6 +30,13 @@ _SIZES = {
     "eib": 1 << 60,
 }
 _DURATIONS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_RATES: dict[str, float] = {
+    **{
+        f"{scale}bit": 10**power / 8
+        for scale, power in (("", 0), ("k", 3), ("m", 6), ("g", 9), ("t", 12))
+    },
+    **{unit: float(size) for unit, size in _SIZES.items() if unit},
+}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -66,6 +73,20 @@ def parse_duration(text: str | float) -> float:
     return float(match[1]) * unit
 
 
+def parse_rate(text: str) -> float:
+    """Return bytes per second from ``"10 Gbit/s"``, ``"300Mbit/s"`` or ``"1.25 GB/s"``.
+
+    Raises:
+        InvalidInput: The text is not a rate of more than 0.
+    """
+    amount, slash, second = text.rpartition("/")
+    match = _NUMBER.fullmatch(amount)
+    unit = match and _RATES.get(match[2].lower())
+    if match is None or not unit or not slash or second.strip() != "s" or not float(match[1]):
+        raise InvalidInput(f"{text!r} is not a rate; write for example 10 Gbit/s or 300 MB/s")
+    return float(match[1]) * unit
+
+
 def format_size(size_bytes: float) -> str:
     """Return a size in binary units with three significant digits, for people."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
@@ -81,3 +102,13 @@ def format_duration(seconds: float) -> str:
         if abs(seconds) < limit:
             return f"{seconds * scale:.3g} {unit}"
     return f"{seconds / 3600:.3g} h"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """Return a rate in bits per second with three significant digits, for people: links are sold by the bit."""
+    bits = bytes_per_second * 8
+    for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):
+        if abs(bits) < 1000:
+            return f"{bits:.3g} {unit}"
+        bits /= 1000
+    return f"{bits:.3g} Tbit/s"

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from fwstore.base.errors import InvalidInput
+from fwstore.base.globs import glob_pattern
 
 Only = str | Sequence[str] | None
 Rename = Mapping[str, str] | Callable[[str], str] | None
@@ -36,7 +37,7 @@ def name_filter(only: Only) -> Callable[[str], bool]:
     """
     if only is None:
         return lambda _: True
-    pattern = re.compile("|".join(f"(?:{_translate(glob)})" for glob in _globs(only)))
+    pattern = re.compile("|".join(f"(?:{glob_pattern(glob)})" for glob in _globs(only)))
     return lambda name: pattern.fullmatch(name) is not None
 
 
@@ -46,7 +47,7 @@ def check_only(only: Only, names: Iterable[str]) -> None:
     Raises:
         InvalidInput: No name matches one of the globs.
     """
-    left = {glob: re.compile(_translate(glob)) for glob in _globs(only)}
+    left = {glob: re.compile(glob_pattern(glob)) for glob in _globs(only)}
     for name in names:
         left = {glob: test for glob, test in left.items() if test.fullmatch(name) is None}
     if left:
@@ -60,15 +61,6 @@ def _globs(only: Only) -> list[str]:
     if not isinstance(globs, Collection) or not all(isinstance(glob, str) for glob in globs):
         raise InvalidInput(f"only= is a glob or a list of globs over tensor names, not {only!r}")
     return list(globs)
-
-
-def _translate(glob: str) -> str:
-    out = ""
-    for token in re.findall(r"\*\*/|\*\*|\*|\?|[^*?]+", glob):
-        out += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(
-            token, re.escape(token)
-        )
-    return out
 
 
 def renamer(rename: Rename) -> Callable[[str], str]:
