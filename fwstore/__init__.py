@@ -30,7 +30,6 @@ from fwstore.base.errors import (
     Unsupported,
     UnsupportedValue,
 )
-from fwstore.base.topology import Topology
 from fwstore.base.units import format_duration, format_size, parse_duration, parse_size
 from fwstore.checkpoint.adapter import TensorAdapter
 from fwstore.checkpoint.coordinator import Coordinator
@@ -84,7 +83,6 @@ __all__ = [
     "TensorPath",
     "TensorSlot",
     "TermDescription",
-    "Topology",
     "Unavailable",
     "Unsupported",
     "UnsupportedValue",

@@ -7,7 +7,7 @@ right to write.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,7 +21,15 @@ from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.format.keys import parse_snapshot_id
 from fwstore.format.record import Record, encode_record
 from fwstore.format.summary import SnapshotEntry
-from fwstore.log.history import branches, history, view_of
+from fwstore.log.history import (
+    View,
+    branches,
+    canonical_chain,
+    history,
+    term_lines,
+    view_of,
+    with_term_after,
+)
 
 D = TypeVar("D")
 _RAISE: Any = object()
@@ -57,6 +65,31 @@ class BranchDescription:
     name: str
     term: int
     checkpoints: tuple[Checkpoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermDescription:
+    """One job that extended the run, and what it saved that is on offer, oldest first.
+
+    Attributes:
+        number: The term.
+        holder: Who opened it, for people.
+        home: Uuid of the site whose log it writes.
+        base: Id of the snapshot that it continues, or None.
+        after: The newest checkpoint on offer at the base or before it, or None.
+        wall_time: Seconds since the Unix epoch at the open, for display.
+        checkpoints: Those of the canonical history.
+        tail: Those that a later term left behind.
+    """
+
+    number: int
+    holder: str
+    home: str
+    base: str | None
+    after: Checkpoint | None
+    wall_time: float
+    checkpoints: tuple[Checkpoint, ...]
+    tail: tuple[Checkpoint, ...]
 
 
 class RunHistory:
@@ -138,15 +171,42 @@ class RunHistory:
     def branches(self) -> list[BranchDescription]:
         """Return what is on offer beside the canonical history: tails of jobs that were superseded."""
         access = self._access()
-        found = branches(view_of({"": access.log.refresh()}))
         return [
             BranchDescription(
                 name=branch.name,
                 term=branch.term,
-                checkpoints=tuple(Checkpoint(access, entry) for entry in branch.snapshots),
+                checkpoints=_checkpoints(access, branch.snapshots),
             )
-            for branch in found
+            for branch in branches(_view(access))
         ]
+
+    def terms(self) -> list[TermDescription]:
+        """Return the jobs that extended the run, oldest first."""
+        access = self._access()
+        return [
+            TermDescription(
+                number=line.opened.term,
+                holder=line.opened.holder,
+                home=line.opened.home,
+                base=line.opened.base,
+                after=None if line.after is None else Checkpoint(access, line.after),
+                wall_time=line.opened.wall_time,
+                checkpoints=_checkpoints(access, line.kept),
+                tail=_checkpoints(access, line.left),
+            )
+            for line in term_lines(_view(access))
+        ]
+
+    def superseded_by(self, branch: str) -> list[Checkpoint]:
+        """Return what would leave the canonical history if a branch were promoted, newest first.
+
+        Raises:
+            NotFound: There is no branch of that name.
+        """
+        access, head = self._access(), self._head_of(branch)
+        view = _view(access)
+        stays = {entry.id for entry in canonical_chain(with_term_after(view, head.id))}
+        return list(_checkpoints(access, [e for e in canonical_chain(view) if e.id not in stays]))
 
     def log(self) -> Iterator[LogEntry]:
         """Yield the records of the log, oldest first."""
@@ -228,6 +288,13 @@ class RunHistory:
             lineage = self._watched(lineage)
         raise NotFound(f"run {self.name} was deleted while its step {step} was awaited")
 
+    def _head_of(self, branch: str) -> Checkpoint:
+        found = {one.name: one.checkpoints[0] for one in self.branches()}
+        if branch not in found:
+            has = f"it has {', '.join(found)}" if found else "nothing was left behind"
+            raise NotFound(f"run {self.name} has no branch {branch!r}: {has}")
+        return found[branch]
+
     def _reached(self, step: int) -> Checkpoint | None:
         """Return the checkpoint of a step, or None while it may still come."""
         try:
@@ -263,6 +330,14 @@ class RunHistory:
             # One that was deleted before this watch began is as if it had never been.
             return None if before else ""
         return access.lineage if before in ("", access.lineage) else None
+
+
+def _view(access: Access) -> View:
+    return view_of({"": access.log.refresh()})
+
+
+def _checkpoints(access: Access, entries: Iterable[SnapshotEntry]) -> tuple[Checkpoint, ...]:
+    return tuple(Checkpoint(access, entry) for entry in entries)
 
 
 def _patience(timeout: str | float | None) -> float:

@@ -161,6 +161,25 @@ class Run(RunHistory):
         committer.commit(draft, [])
         return self._repository.run(name)
 
+    def promote(self, branch: str) -> Checkpoint:
+        """Take a term that continues a branch, so that it becomes the canonical history.
+
+        What `superseded_by` tells becomes a branch itself; a job that still writes gets `Fenced`.
+
+        Args:
+            branch: Its name, from `branches`.
+
+        Returns:
+            The newest checkpoint of the branch.
+
+        Raises:
+            NotFound: There is no such branch.
+            Expired: It was collected meanwhile.
+        """
+        head = self._head_of(branch)
+        self._repository.take_term(self.name, head.id)
+        return head
+
     def delete(self, reason: str = "deleted") -> None:
         """Delete the run; its name may be used again, its bytes go with the next garbage collection."""
         delete(self._access().log, reason)

@@ -55,6 +55,23 @@ class Branch:
         return self.snapshots[0]
 
 
+@dataclass(frozen=True, slots=True)
+class TermLine:
+    """An opened term and what it saved that is on offer, oldest first.
+
+    Attributes:
+        opened: Its open.
+        after: The newest snapshot on offer at its base or before it, or None.
+        kept: Its snapshots on the canonical chain.
+        left: Those beside it.
+    """
+
+    opened: OpenEntry
+    after: SnapshotEntry | None
+    kept: tuple[SnapshotEntry, ...]
+    left: tuple[SnapshotEntry, ...]
+
+
 def view_of(folds: Mapping[str, Fold], receipts: Iterable[Receipt] = ()) -> View:
     """Return what logs, by site, and receipts say together.
 
@@ -91,6 +108,30 @@ def branches(view: View) -> list[Branch]:
     return [_branch(view, term, terms[term]) for term in sorted(terms, reverse=True)]
 
 
+def term_lines(view: View) -> list[TermLine]:
+    """Return every opened term, oldest first."""
+    chain = set(_walk(view))
+    saved: dict[int, list[SnapshotEntry]] = {}
+    for entry in sorted(view.entries.values(), key=lambda entry: entry.save):
+        if entry.id in view.live:
+            saved.setdefault(entry.term, []).append(entry)
+    return [
+        TermLine(
+            opened=view.opens[term],
+            after=_newest_on_offer(view, view.opens[term]),
+            kept=tuple(entry for entry in saved.get(term, ()) if entry.id in chain),
+            left=tuple(entry for entry in saved.get(term, ()) if entry.id not in chain),
+        )
+        for term in sorted(view.opens)
+    ]
+
+
+def with_term_after(view: View, base: str) -> View:
+    """Return what a view would be after another term began from a snapshot."""
+    opened = OpenEntry(max(view.opens, default=0) + 1, "", "", base, -1, 0.0)
+    return View({**view.opens, opened.term: opened}, view.entries, view.live)
+
+
 def history(fold: Fold) -> list[SnapshotEntry]:
     """Return the canonical chain of one log, newest first."""
     return canonical_chain(view_of({"": fold}))
@@ -102,8 +143,19 @@ def _branch(view: View, term: int, entries: list[SnapshotEntry]) -> Branch:
     return Branch(f"t{term}", term, opened.base if opened else None, tuple(newest_first))
 
 
+def _newest_on_offer(view: View, opened: OpenEntry) -> SnapshotEntry | None:
+    base = _before((0, ""), opened.base, opened.term)
+    found = (view.entries[name] for name in _walk_from(view, base))
+    return next((entry for entry in found if entry.id in view.live), None)
+
+
 def _walk(view: View) -> list[str]:
-    """Return the remembered ids of the chain, newest first.
+    """Return the remembered ids of the canonical chain, newest first."""
+    return _walk_from(view, (max(view.opens, default=0), _NO_LIMIT))
+
+
+def _walk_from(view: View, place: tuple[int, int] | None) -> list[str]:
+    """Return the remembered ids of the chain that ends at a term and save, newest first.
 
     A parent that was collected is no longer remembered; its id still tells its term and save, and the
     saves of a term are one line, so the chain goes on at the next older save of that term, or at its base.
@@ -114,7 +166,6 @@ def _walk(view: View) -> list[str]:
     for line in lines.values():
         line.sort()
     chain: list[str] = []
-    place: tuple[int, int] | None = (max(view.opens, default=0), _NO_LIMIT)
     while place is not None:
         term, limit = place
         line = lines.get(term, [])

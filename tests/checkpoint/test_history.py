@@ -130,6 +130,53 @@ def test_a_job_that_continues_an_older_base_leaves_a_branch(run: fwstore.Run) ->
     assert [(b.name, steps_of(b.checkpoints)) for b in run.branches()] == [("t2", [3])]
 
 
+def test_a_promoted_branch_is_the_history_and_leaves_another(run: fwstore.Run) -> None:
+    first = save(run, 1, 2, 3, 4)
+    second = save(run, 3, base=run[2])
+    assert run.superseded_by("t1") == second
+    assert run.promote("t1") == first[3]
+    assert run.checkpoints() == first
+    assert [(b.name, steps_of(b.checkpoints)) for b in run.branches()] == [("t2", [3])]
+    with run.writer() as writer:
+        assert writer.base == first[3]
+
+
+def test_a_promotion_stops_the_job_that_writes(run: fwstore.Run) -> None:
+    save(run, 1, 2)
+    writer = run.writer(base=run[1])
+    writer.save(2, {"w": np.zeros(1)}).result(60)
+    run.promote("t1")
+    with pytest.raises(fwstore.Fenced):
+        writer.save(3, {"w": np.zeros(1)}).result(60)
+    assert [checkpoint.term for checkpoint in run.checkpoints()] == [1, 1]
+
+
+def test_only_a_branch_can_be_promoted(run: fwstore.Run) -> None:
+    save(run, 1, 2)
+    for ask in (run.promote, run.superseded_by):
+        with pytest.raises(NotFound, match="no branch 't1': nothing was left behind"):
+            ask("t1")
+    save(run, 2, base=run[1])
+    with pytest.raises(NotFound, match="'t7': it has t1"):
+        run.promote("t7")
+    assert [term.number for term in run.terms()] == [1, 2]
+
+
+def test_terms_tell_who_extended_the_run_from_where(run: fwstore.Run) -> None:
+    first = save(run, 1, 2, 3)
+    second = save(run, 2, base=run[1])
+    run.writer().close()
+    told = [(t.number, t.after, t.checkpoints, t.tail) for t in run.terms()]
+    assert told == [
+        (1, None, (first[0],), (first[1], first[2])),
+        (2, first[0], (second[0],), ()),
+        (3, second[0], (), ()),
+    ]
+    assert [t.base for t in run.terms()] == [None, first[0].id, second[0].id]
+    run.remove(1)
+    assert [t.after for t in run.terms()] == [None, None, second[0]]
+
+
 def test_a_base_that_is_not_on_offer_is_refused(run: fwstore.Run, repo: fwstore.Repository) -> None:
     (first, _) = save(run, 1, 2)
     (other,) = save(repo.run("other"), 1)

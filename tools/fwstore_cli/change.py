@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fwstore import InvalidInput
 from fwstore_cli.session import (
     Reference,
     RunArgument,
@@ -85,18 +84,10 @@ def rm(
         what = f"run {name!r}" if step is None else f"step {step} of run {name!r}"
         if step is not None:
             run[step]
-        _confirm(session, f"remove {what}", yes=yes)
+        session.confirm(f"remove {what}", yes=yes)
         if step is None:
             run.delete()
         else:
             run.remove(step)
     value = {"removed": reference, "run": name, "step": step}
     session.emit(value, make_facts(value))
-
-
-def _confirm(session: Session, action: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if session.as_json or not session.errors.is_terminal:
-        raise InvalidInput(f"to {action} without a terminal, say --yes")
-    typer.confirm(f"{action}?", abort=True, err=True)

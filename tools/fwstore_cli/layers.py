@@ -19,7 +19,7 @@ from fwstore_cli.session import (
     make_table,
     parse_reference,
 )
-from fwstore_cli.show import checkpoint_row, show_metrics, show_time
+from fwstore_cli.words import checkpoint_row, show_metrics, show_time
 
 T = TypeVar("T")
 

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 
 from fwstore import FwstoreError
+from fwstore_cli.branch import add_branch_commands
 from fwstore_cli.care import add_care_commands
 from fwstore_cli.change import add_change_commands
 from fwstore_cli.compare import add_diff_command
@@ -48,6 +49,7 @@ def make_app() -> typer.Typer:
     add_diff_command(app)
     add_care_commands(app)
     add_change_commands(app)
+    add_branch_commands(app)
     add_transfer_commands(app)
     return app
 

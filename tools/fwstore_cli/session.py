@@ -116,6 +116,18 @@ class Session:
         if not self.as_json:
             self.errors.print(message, highlight=False)
 
+    def confirm(self, action: str, *, yes: bool) -> None:
+        """Ask before something is done that people may regret.
+
+        Raises:
+            InvalidInput: There is nobody to ask.
+        """
+        if yes:
+            return
+        if self.as_json or not self.errors.is_terminal:
+            raise InvalidInput(f"to {action} without a terminal, say --yes")
+        typer.confirm(f"{action}?", abort=True, err=True)
+
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Bar]:
         """Show a bar on a terminal while the block runs."""

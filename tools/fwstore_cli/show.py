@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fwstore import Checkpoint, Run, format_size
+from fwstore import Run, format_size
+from fwstore_cli.graph import show_graph
 from fwstore_cli.session import (
     LimitOption,
     Reference,
@@ -20,6 +20,7 @@ from fwstore_cli.session import (
     make_facts,
     make_table,
 )
+from fwstore_cli.words import checkpoint_row, show_metrics, show_time
 
 
 def add_show_commands(app: typer.Typer) -> None:
@@ -83,18 +84,6 @@ def _list_checkpoints(session: Session, run: Run) -> None:
     session.emit(rows, table)
 
 
-def checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what a listing says of a checkpoint."""
-    return {
-        "step": checkpoint.step,
-        "id": checkpoint.id,
-        "term": checkpoint.term,
-        "parent": checkpoint.parent,
-        "saved": checkpoint.wall_time,
-        "metrics": dict(checkpoint.metrics),
-    }
-
-
 def show(session: Session, reference: Reference) -> None:
     """Show one checkpoint: where it came from, what it holds, what it cost."""
     with session.repository() as repository:
@@ -131,10 +120,21 @@ def log(
     session: Session,
     run: RunArgument,
     limit: LimitOption = 50,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Draw terms, checkpoints and branches, newest first.")
+    ] = False,
 ) -> None:
-    """Show the records of a run's log, newest last; those that do not count are marked."""
+    """Show the records of a run's log, newest last; those that do not count are marked.
+
+    With --graph, show what came of them: who extended the run from which step, the canonical history
+    (*), and what was left beside it (o).
+    """
     with session.repository() as repository:
-        entries = list(find_run(repository, run).log())[-limit:]
+        found = find_run(repository, run)
+        if graph:
+            show_graph(session, found, limit)
+            return
+        entries = list(found.log())[-limit:]
     table = make_table("slot", "time", "term", "kind", "", "what", right=("slot", "term"))
     for entry in entries:
         table.add_row(
@@ -177,13 +177,3 @@ def _cost(step: int, keys: dict[str, int], users: Counter[str]) -> dict[str, int
         "bytes_referred": sum(keys.values()),
         "bytes_only_here": sum(size for key, size in keys.items() if users[key] == 1),
     }
-
-
-def show_time(seconds: float) -> str:
-    """Return a time for people, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
-
-
-def show_metrics(checkpoint: Checkpoint) -> str:
-    """Return metrics on one line."""
-    return " ".join(f"{name}={value:.6g}" for name, value in checkpoint.metrics.items())
