@@ -30,6 +30,7 @@ from fwstore.base.errors import (
     Unsupported,
     UnsupportedValue,
 )
+from fwstore.base.topology import Topology
 from fwstore.base.units import format_duration, format_size, parse_duration, parse_size
 from fwstore.checkpoint.adapter import TensorAdapter
 from fwstore.checkpoint.coordinator import Coordinator
@@ -83,6 +84,7 @@ __all__ = [
     "TensorPath",
     "TensorSlot",
     "TermDescription",
+    "Topology",
     "Unavailable",
     "Unsupported",
     "UnsupportedValue",
