@@ -213,6 +213,9 @@ def _term_of_log(original: Any) -> Any:
     return lambda self: 0
 
 
+_FOLDER_OF_KEY = [("fwstore.store.directory.flush_folder", _nothing)]
+_FOLDERS = [("fwstore.store.folders.flush_folder", _nothing)]
+
 BUGS = (
     Bug(
         "a lost answer is taken for a conflict",
@@ -408,5 +411,25 @@ BUGS = (
         seeds=0,
         suites=("tests/log/test_fold.py",),
         holes=("H12",),
+    ),
+    Bug(
+        "a frame is unpacked before its length is checked",
+        [("fwstore.format.frames.FrameDecompressor.frame", patches.unpacked_unchecked)],
+        seeds=0,
+        suites=("tests/e2e/test_hostile_input.py::test_what_is_hostile_ends_in_one_typed_error",),
+    ),
+    *(
+        Bug(name, found, seeds=0, suites=("tests/store/test_power_loss.py",))
+        for name, found in {
+            "files are not flushed": [("fwstore.store.directory.os", patches.unflushed_files)],
+            "directories are not flushed": [*_FOLDER_OF_KEY, *_FOLDERS],
+            "the directory of a new key is not flushed": _FOLDER_OF_KEY,
+            "new directories are not flushed": [
+                ("fwstore.store.folders.Folders._flush_name", _nothing)
+            ],
+            "the directories above a new root are not flushed": [
+                ("fwstore.store.folders._flush_path", _nothing)
+            ],
+        }.items()
     ),
 )

@@ -5,11 +5,13 @@ Invariant: a patch takes one protection away and leaves all others as they are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
+import zstandard
 
 from fwstore.base.errors import AlreadyExists, Corrupt, Unavailable
 from fwstore.base.ids import write_id
@@ -108,6 +110,33 @@ def unpinned(original: Any) -> Any:
         return found
 
     return pin_references
+
+
+class _Unflushed:
+    """The module `os` without a flush of files."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, descriptor: int) -> None:
+        pass
+
+
+def unflushed_files(original: Any) -> Any:
+    return _Unflushed()
+
+
+def unpacked_unchecked(original: Any) -> Any:
+    def frame(self: Any, stored: Any, raw_length: int) -> bytes:
+        try:
+            raw = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise Corrupt(str(error)) from error
+        if len(raw) != raw_length:
+            raise Corrupt("another length")
+        return raw
+
+    return frame
 
 
 def forgotten_once_swept(original: Any) -> Any:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from sim.bugs import BUGS, Bug, switched_on
 from sim.plays import FACADE_EVERY, play
+from sim.sensitivity import fails
 from sim.shrink import Failed, check, failure_of
 
 
@@ -33,17 +29,7 @@ def test_the_simulator_finds(bug: Bug) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.suites], ids=lambda bug: bug.name)
 def test_other_suites_find(bug: Bug) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "sim.bugged", "--bug", bug.name, "-qx", "-n0"]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    told = subprocess.run(
-        [*command, "-p", "no:cacheprovider", *bug.suites],
-        check=False,
-        env={**os.environ, "PYTHONPATH": paths},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert told.returncode == pytest.ExitCode.TESTS_FAILED, told.stdout[-2000:]
+    assert fails(bug, bug.suites)
 
 
 def test_the_table_has_every_hole_that_one_site_can_have() -> None:

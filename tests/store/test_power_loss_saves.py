@@ -1,16 +1,13 @@
 """The power fails during saves, retention, forks and collections: the next job goes on from every disk it may leave.
 
 Every acknowledged checkpoint loads bit by bit, any other is there whole or not at all, the next save succeeds,
-and a collection leaves nothing that no checkpoint needs. Without the flushes that this takes, it is noticed.
+and a collection leaves nothing that no checkpoint needs.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +15,10 @@ from pathlib import Path
 import pytest
 
 import fwstore
-from fwstore.base.errors import FwstoreError
-from fwstore.store import directory, folders
 from fwstore.store.directory import DirectoryStore
 from support.aftermath import Act, Place, Promise, checkpoints, judge, save
 from support.figures import Figures
-from support.oracle import make_state, same
+from support.oracle import make_state
 from support.outage import machine_on, remains, sweep
 from support.powerloss import Event
 from support.processes import process
@@ -31,7 +26,6 @@ from support.processes import process
 pytestmark = pytest.mark.slow
 
 Acknowledge = Callable[[object], None]
-Break = Callable[[pytest.MonkeyPatch], None]
 _seeds = itertools.count(5000)
 
 
@@ -90,11 +84,9 @@ SCENARIOS = {
 }
 
 
-def traced(disk: Path, scenario: Scenario, apply: Break | None = None) -> tuple[list[Event], int]:
+def traced(disk: Path, scenario: Scenario) -> tuple[list[Event], int]:
     """Return the calls that a scenario makes on a new disk, and how many of them its preparation."""
-    with machine_on(disk) as machine, pytest.MonkeyPatch.context() as patch:
-        if apply is not None:
-            apply(patch)
+    with machine_on(disk) as machine:
         for act in scenario.prepare:
             with process(machine.process(), next(_seeds)) as repository:
                 act(repository)
@@ -139,55 +131,3 @@ def test_the_next_job_goes_on_after_a_power_loss(
     some = left[:: max(1, len(left) // (12 * soak))]
     assert sweep(tmp_path, some, partial(check_and_go_on, scenario, before)) >= 12
     figures.note("power loss", {"disks": disks, "moments": len(events) + 1 - prepared})
-
-
-def skip_file_flush(patch: pytest.MonkeyPatch) -> None:
-    plain = os.fsync
-
-    def flush(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            plain(descriptor)
-
-    patch.setattr(os, "fsync", flush)
-
-
-def without(*targets: tuple[object, str]) -> Break:
-    def apply(patch: pytest.MonkeyPatch) -> None:
-        for target, name in targets:
-            patch.setattr(target, name, lambda *_: None)
-
-    return apply
-
-
-# Each is a store that acknowledges too early.
-BUGS: Mapping[str, Break] = {
-    "file fsync skipped": skip_file_flush,
-    "directory fsync skipped": without((directory, "flush_folder"), (folders, "flush_folder")),
-    "link without directory fsync": without((directory, "flush_folder")),
-    "new directories not flushed": without((folders.Folders, "_flush_name")),
-    "new root not flushed": without((folders, "_flush_path")),
-}
-
-
-def lost(store: DirectoryStore, acknowledged: Sequence[object]) -> bool:
-    """Return whether an acknowledged step cannot be loaded."""
-    with suppress(FwstoreError), process(store, next(_seeds)) as repository:
-        found = {step: repository.run("run")[step].load() for _, step in _places(acknowledged)}
-        return not all(same(state, make_state(step)) for step, state in found.items())
-    return True
-
-
-def _places(notes: Sequence[object]) -> Iterator[Place]:
-    for note in notes:
-        assert isinstance(note, tuple)
-        yield note
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_a_store_that_flushes_too_little_loses_acknowledged_saves(tmp_path: Path, bug: str) -> None:
-    events, _ = traced(tmp_path / "disk", FIRST, BUGS[bug])
-    found: list[bool] = []
-    for left in remains(events, exhaustive=4, sampled=4):
-        if left.notes and not any(found):
-            left.look(tmp_path, lambda store, notes: found.append(lost(store, notes)))
-    assert any(found)
