@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwstore_torch.failures import SaveFailedWarning
     from fwstore_torch.parts import PerRank
-    from fwstore_torch.saver import Saver
+    from fwstore_torch.saver import ResumeStatistics, Saver
     from fwstore_torch.signals import StopTraining
     from fwstore_torch.storage_reader import StorageReader
     from fwstore_torch.storage_writer import StorageWriter
 
 __all__ = [
     "PerRank",
+    "ResumeStatistics",
     "SaveFailedWarning",
     "Saver",
     "StopTraining",
@@ -27,6 +28,7 @@ __all__ = [
 
 _MODULES = {
     "PerRank": "parts",
+    "ResumeStatistics": "saver",
     "SaveFailedWarning": "failures",
     "Saver": "saver",
     "StopTraining": "signals",

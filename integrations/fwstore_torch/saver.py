@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -25,6 +26,21 @@ from fwstore_torch.rounds import Decision, Rounds
 from fwstore_torch.signals import SignalWatch, StopTraining
 
 _FAREWELL_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeStatistics:
+    """What `Saver.resume` took on this rank.
+
+    Attributes:
+        elect_s: Until the term was won, its base chosen, and all ranks knew both.
+        load_s: Until the parts held what the base holds; 0 for a new run.
+        base_step: Step of the base, or None for a new run.
+    """
+
+    elect_s: float
+    load_s: float
+    base_step: int | None
 
 
 class Saver:
@@ -80,6 +96,7 @@ class Saver:
         self._writer: Writer | None = None
         self._rounds: Rounds | None = None
         self._signals: SignalWatch | None = None
+        self._resumed: ResumeStatistics | None = None
         self._handle: SaveHandle | None = None
         self._saved_at = time.monotonic()
         self._warm = False
@@ -110,6 +127,11 @@ class Saver:
         return dict(self._frozen)
 
     @property
+    def resumed(self) -> ResumeStatistics | None:
+        """What `resume` took, or None before it was called."""
+        return self._resumed
+
+    @property
     def stopped(self) -> StopTraining | None:
         """How the job was stopped, or None."""
         return self._stopped
@@ -129,6 +151,7 @@ class Saver:
         if self._writer is not None or self._closed:
             raise InvalidInput("resume() is called once, before the first step")
         options = self._settings.options
+        began = time.monotonic()
         self._writer = writer = self._run.writer(
             keep=options["keep"],
             bases=options["bases"],
@@ -140,12 +163,18 @@ class Saver:
             writer.coordinator, self._settings.grace_s, time.monotonic, self._is_timed_save_due
         )
         self._signals = SignalWatch(options["signals"], self._rounds.ask_stop)
+        elected = time.monotonic()
         if writer.base is not None:
             restore = Restore(
                 self._shared, self._own, writer.rank, writer.world_size, rng=options["rng"]
             )
             restore.run(writer.base, strict=strict)
             self._next = writer.base.step + 1
+        self._resumed = ResumeStatistics(
+            elect_s=elected - began,
+            load_s=time.monotonic() - elected,
+            base_step=None if writer.base is None else writer.base.step,
+        )
         self._rounds.begin(self._next - 1)
         return self._next
 

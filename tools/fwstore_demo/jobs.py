@@ -29,6 +29,7 @@ class Job:
         steps: Train up to this step.
         every: Steps between saves.
         hold: Stand still after this step, to be killed while its save is under way.
+        until: The file that lets the job go on from there; without one it stands for ever.
         environment: Added to the environment of every rank.
     """
 
@@ -38,6 +39,7 @@ class Job:
     steps: int
     every: int
     hold: int | None = None
+    until: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self) -> list[str]:
@@ -45,6 +47,7 @@ class Job:
         options = ["--store", self.store, "--run", self.run]
         options += ["--steps", str(self.steps), "--every", str(self.every)]
         options += [] if self.hold is None else ["--hold", str(self.hold)]
+        options += [] if self.until is None else ["--until", self.until]
         return [sys.executable, "-m", "fwstore_demo.train", *options]
 
 

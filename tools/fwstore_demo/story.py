@@ -52,6 +52,25 @@ class Trace:
             self.saves[int(event["step"])]["freed"] = event["freed"]
 
 
+@dataclass(frozen=True)
+class Leg:
+    """What one job of a run does.
+
+    Attributes:
+        run: Name of the run.
+        ranks: Processes.
+        steps: Train up to this step.
+        hold: Stand still while the save of this step is under way, and be killed,
+        until: unless this file is given: then go on when it is there.
+    """
+
+    run: str
+    ranks: int
+    steps: int = STEPS
+    hold: int | None = None
+    until: str | None = None
+
+
 class Story:
     """Runs the jobs one after the other and keeps what they report."""
 
@@ -72,47 +91,52 @@ class Story:
             self.problems.append(claim)
 
     def train(
-        self,
-        run: str,
-        ranks: int,
-        trace: Trace,
-        *,
-        steps: int = STEPS,
-        kill_at: int | None = None,
+        self, leg: Leg, trace: Trace, watch: Callable[[Event], object] = lambda _: None
     ) -> int:
-        """Run one job and return the step at which it started."""
+        """Run one job and return the step at which it started.
+
+        Args:
+            leg: What it does.
+            trace: Notes what the job does.
+            watch: Told of every event of rank 0; the job may stand still meanwhile.
+        """
         job = Job(
             store=self._url,
-            run=run,
-            ranks=ranks,
-            steps=steps,
+            run=leg.run,
+            ranks=leg.ranks,
+            steps=leg.steps,
             every=EVERY,
-            hold=kill_at,
+            hold=leg.hold,
+            until=leg.until,
             environment=self._environment,
         )
         first = [0]
         started = time.monotonic()
-        with self._console.status(f"{ranks} ranks of {run}") as status:
-            run_job(job, self._listener(trace, ranks, kill_at, first, status.update))
-        self.say(f"  {ranks} ranks from step {first[0]}: {time.monotonic() - started:.0f} s")
+        with self._console.status(f"{leg.ranks} ranks of {leg.run}") as status:
+            listen = self._listener(trace, leg, first, status.update)
+
+            def on_event(event: Event) -> bool:
+                watch(event)
+                return listen(event)
+
+            run_job(job, on_event)
+        self.say(f"  {leg.ranks} ranks from step {first[0]}: {time.monotonic() - started:.0f} s")
         return first[0]
 
     def _listener(
-        self,
-        trace: Trace,
-        ranks: int,
-        kill_at: int | None,
-        first: list[int],
-        update: Callable[[str], None],
+        self, trace: Trace, leg: Leg, first: list[int], update: Callable[[str], None]
     ) -> Callable[[Event], bool]:
         def listen(event: Event) -> bool:
-            trace.take(event, ranks)
+            trace.take(event, leg.ranks)
             if event["event"] == "start":
                 first[0] = int(event["step"])
             if event["event"] == "step":
                 step = int(event["step"])
-                update(f"step {step} of {STEPS} on {ranks} ranks, loss {trace.losses[step]:.4f}")
-            return event["event"] == "saving" and int(event["step"]) == kill_at
+                update(
+                    f"step {step} of {STEPS} on {leg.ranks} ranks, loss {trace.losses[step]:.4f}"
+                )
+            held = event["event"] == "saving" and int(event["step"]) == leg.hold
+            return held and leg.until is None
 
         return listen
 
@@ -131,16 +155,16 @@ def tell(url: str, environment: dict[str, str], console: Console) -> bool:
     story = Story(url, environment, console)
     reference, trace = Trace(), Trace()
     story.say("[bold]1. A run that is never disturbed, for comparison[/]")
-    story.train("reference", 2, reference)
+    story.train(Leg("reference", 2), reference)
     story.say(f"[bold]2. The same run, killed with SIGKILL during the save of step {KILL_AT}[/]")
-    story.train("gpt", 2, trace, kill_at=KILL_AT)
+    story.train(Leg("gpt", 2, hold=KILL_AT), trace)
     repository = fwstore.open(url)
     run = repository.run("gpt")
     newest = run.latest().step
     story.say(f"  newest checkpoint that survived: step {newest}")
     story.say("[bold]3. Resumed on 3 ranks, then on 1[/]")
     for ranks, steps in ((3, SECOND_STOP), (1, STEPS)):
-        start = story.train("gpt", ranks, trace, steps=steps)
+        start = story.train(Leg("gpt", ranks, steps), trace)
         story.check(
             start == newest + 1,
             f"{ranks} ranks went on at step {start}, after the newest checkpoint",

@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
         repository.run(arguments.run), parts=parts, every=arguments.every, keep=fwstore.Keep(last=2)
     ) as saver:
         start = saver.resume()
-        report(event="start", step=start, parameters=sum(p.numel() for p in model.parameters()))
+        report_start(saver, start, model)
         for step in range(start, arguments.steps):
             ids, loss = train_step(model, optimizer, samples)
             report(event="step", step=step, ids=ids, loss=loss.hex())
@@ -108,18 +108,33 @@ def run(arguments: argparse.Namespace) -> None:
                 pending.append(handle)
                 report(event="saving", step=step)
             report_durable(pending)
-            hold_for_kill(arguments.hold, step)
+            stand_still(arguments, step, pending)
         report_durable(pending, wait=True)
     for handle in handles:
         report(event="freed", step=handle.step, freed=handle.statistics().bytes_freed)
     report(event="end", step=arguments.steps)
 
 
-def hold_for_kill(hold: str | None, step: int) -> None:
-    """Stand still after a step, with its save under way, until the demo kills the job."""
-    if hold is not None and step == int(hold):
-        while Path("/proc/self").exists():
-            time.sleep(0.05)
+def report_start(saver: Saver, start: int, model: nn.Module) -> None:
+    """Report with which step the job begins, and how long it took to come so far."""
+    resumed = saver.resumed
+    assert resumed is not None
+    report(
+        event="start",
+        step=start,
+        parameters=sum(p.numel() for p in model.parameters()),
+        elect_s=resumed.elect_s,
+        load_s=resumed.load_s,
+    )
+
+
+def stand_still(arguments: argparse.Namespace, step: int, pending: list[SaveHandle]) -> None:
+    """Stand still after a step until the demo kills the job or lets it go on; saves go on meanwhile."""
+    if arguments.hold is None or step != int(arguments.hold):
+        return
+    while not (arguments.until and Path(arguments.until).exists()):
+        report_durable(pending)
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -129,7 +144,8 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--every", type=int, required=True)
-    parser.add_argument("--hold")
+    parser.add_argument("--hold", help="stand still after this step")
+    parser.add_argument("--until", help="until this file is there; without one, for ever")
     arguments = parser.parse_args()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
     dist.init_process_group("gloo")
