@@ -7,6 +7,7 @@ SIM ?=
 # For example "--gigabytes 0.1 --repeats 1", to see whether everything runs.
 BENCH ?=
 FUZZ ?=
+BUGS ?=
 DAMAGE ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
@@ -14,7 +15,7 @@ QUESTIONS := blocked lazy cuda durable load unchanged memory cpu gil s3 ranks gr
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format tighten soak sim fuzz reliability bench-quick bench clean
+.PHONY: help setup demo test check format tighten coverage soak sim fuzz bugs reliability bench-quick bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,11 @@ format: $(STAMP) ## Rewrite the sources in the one format
 tighten: $(STAMP) ## Lower the architecture ratchet to what the sources now reach
 	@PYTHONPATH=tests $(BIN)/python -c "from architecture.ratchet import main; main()"
 
+coverage: $(STAMP) ## Run all tests but the soak and count the lines and branches of what is shipped that they reach
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[coverage]'
+	@$(BIN)/python -m pytest -q -m "not soak" -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-report=json:build/coverage.json
+	@PYTHONPATH=tests $(BIN)/python -m support.figures build/coverage.json
+
 soak: $(STAMP) ## Ten times the kill loops, simulations and damage of the tests; an hour or more
 	@FWSTORE_SOAK=10 $(BIN)/python -m pytest -q -m "soak or stateful" --timeout 14400 -o faulthandler_timeout=0 -n $(WORKERS) --dist loadgroup
 
@@ -58,8 +64,12 @@ fuzz: $(STAMP) ## Coverage-guided fuzzing of every parser and importer, 10 minut
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@PYTHONPATH=tests $(BIN)/python -m support.fuzz $(FUZZ)
 
-reliability: $(STAMP) ## Damage everything, here and in checkpoints of others, then docs/reliability.md (DAMAGE="--every 20")
+bugs: $(STAMP) ## Switch every named bug on under every suite; an hour (BUGS="fence vote": parts of their names)
+	@PYTHONPATH=tests $(BIN)/python -m sim.sensitivity $(BUGS)
+
+reliability: $(STAMP) ## Damage checkpoints of others, then docs/reliability.md from that and what soak, fuzz and bugs counted
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.damage $(DAMAGE)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.reliability
 
 bench-quick: $(STAMP) ## Blocked, durable and load times beside torch DCP and safetensors; minutes
 	@$(BIN)/python -m benchmarks.quick

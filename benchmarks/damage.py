@@ -1,7 +1,7 @@
-"""What comes of damage, here and elsewhere: ``python -m benchmarks.damage``; tests/ must be on the path.
+"""What comes of flipped bits in checkpoints, ours and those of others: ``python -m benchmarks.damage``.
 
-Every byte of every kind of object of a repository through everything that users do, and the same flips of single bits
-in the checkpoints of others. Writes docs/reliability.json and the section of docs/reliability.md that is made from it.
+Every byte of a repository, through everything that users do, is the matter of tests/e2e/test_corruption.py. Writes
+docs/reliability.json and docs/reliability.md; tests/ must be on the path.
 """
 
 from __future__ import annotations
@@ -10,20 +10,13 @@ import argparse
 import json
 import subprocess
 import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-from benchmarks.common.damage_page import placed, section
 from benchmarks.common.environments import Absent, interpreter, last_line
 from benchmarks.common.flips import ADAPTERS, OURS
-from support.corruption import ACTS, KINDS, WAYS, Gallery, tabulate
-from support.gallery import hang, one_thread
+from benchmarks.reliability import read_figures, write_figures
 
-FIGURES = Path("docs/reliability.json")
-PAGE = Path("docs/reliability.md")
 SUBJECTS = (OURS, "dcp sync", "torch.save", "safetensors", "orbax", "torchsnapshot")
 _CRASHES_MAX = 200
 _LIMIT_S = 3600
@@ -33,33 +26,13 @@ def main() -> None:
     """Damage everything and write down what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flips", type=int, default=2000, help="of each kind of byte, per peer")
-    parser.add_argument("--every", type=int, default=1, help="one byte of so many, in repositories")
-    parser.add_argument("--only", nargs="*", default=["repository", *SUBJECTS])
+    parser.add_argument("--only", nargs="*", default=SUBJECTS)
     arguments = parser.parse_args()
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    damage = figures.setdefault("damage", {"peers": {}})
+    figures = read_figures()
     for subject in arguments.only:
-        if subject == "repository":
-            damage["repository"] = {"every": arguments.every, "cells": cells(arguments.every)}
-        else:
-            damage["peers"][subject] = flipped(subject, arguments.flips)
-        FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-        PAGE.write_text(placed(PAGE.read_text(), section(damage)))
+        figures["peers"][subject] = flipped(subject, arguments.flips)
+        write_figures(figures)
         print(f"{subject}: done")
-
-
-def cells(every: int) -> list[dict[str, object]]:
-    """Return what came of damage to each kind of object, by way of damage and by act."""
-    found: list[dict[str, object]] = []
-    warnings.simplefilter("ignore")
-    with pytest.MonkeyPatch.context() as monkeypatch, one_thread(monkeypatch):
-        gallery = Gallery(hang())
-        for kind in KINDS:
-            for way in WAYS:
-                for act in ACTS:
-                    outcomes = tabulate(gallery, kind, way, act, every)
-                    found.append({"kind": kind, "way": way, "act": act, "outcomes": outcomes})
-    return found
 
 
 def flipped(subject: str, count: int) -> dict[str, object]:

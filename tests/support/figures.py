@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +47,13 @@ def keep(suite: str, run: str, counts: Counts) -> None:
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
+def main(report: str) -> None:
+    """Keep the sums of a report of coverage."""
+    totals = json.loads(Path(report).read_text())["totals"]
+    names = ("num_statements", "covered_lines", "num_branches", "covered_branches")
+    keep("coverage", "all tests", {name.replace("_", " "): totals[name] for name in names})
+
+
 @cache
 def commit() -> str:
     """Return which sources these are."""
@@ -53,3 +61,7 @@ def commit() -> str:
     return subprocess.run(
         command, cwd=_ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
