@@ -14,6 +14,7 @@ from fwstore.base.errors import Corrupt
 
 SITE_KEY = "fwstore.json"
 CATALOG_PREFIX = "catalog/"
+LINK_PREFIX = "_link/"
 _SLOTS_PER_FOLDER = 1000
 
 _LINEAGE = r"(?P<name>[A-Za-z0-9][A-Za-z0-9._/-]*)@(?P<generation>[1-9][0-9]*)"
@@ -153,6 +154,16 @@ class LineageKeys:
             f"{self.packs}{pack.spread:02x}/t{pack.term}-s{pack.save}"
             f"-r{pack.rank:06d}-{pack.number}-{pack.token}{suffix}"
         )
+
+
+def link_leases(source: str) -> str:
+    """Prefix of the leases of all workers that fetch from a site, by its uuid."""
+    return f"{LINK_PREFIX}{source}/"
+
+
+def link_lease(source: str, worker: str) -> str:
+    """Key of the share of one worker in the cap of a link."""
+    return f"{link_leases(source)}{worker}"
 
 
 def parse_pack_key(key: str) -> PackName:

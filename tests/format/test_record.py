@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, LimitExceeded, Unsupported
 from fwstore.format.condemned import parse_condemned
+from fwstore.format.lease import parse_lease
 from fwstore.format.lineage import parse_claim, parse_lineage
 from fwstore.format.record import KINDS, Commit, encode_record, parse_record
 from fwstore.format.site import parse_site
@@ -29,6 +30,7 @@ PARSERS = {
     "name": lambda stored: parse_claim(stored, "name"),
     "site": lambda stored: parse_site(stored, "site"),
     "record": lambda stored: parse_record(stored, "slot"),
+    "lease": lambda stored: parse_lease(stored, "lease"),
     "condemned": parse_condemned,
     "summary": parse_summary,
     "hint": parse_hint,

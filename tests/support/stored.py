@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fwstore.format.condemned import CondemnedKey, CondemnedList, encode_condemned
 from fwstore.format.groups import GroupRange
+from fwstore.format.lease import LinkLease, encode_lease
 from fwstore.format.lineage import Lineage, NameClaim, encode_lineage
 from fwstore.format.record import (
     Anchors,
@@ -122,6 +123,9 @@ def examples() -> dict[str, bytes]:
         "lineage-1.json": encode_lineage(lineage),
         "name-1.json": encode_lineage(NameClaim("org/Run", "8" * 32)),
         "site-1.json": encode_site(site),
+        "lease-1.json": encode_lease(
+            LinkLease(turn=7, cap=125_000_000, share=62_500_000, wanted=None, lasts_ms=3000)
+        ),
         "condemned-1.bin": encode_condemned(CondemnedList(LINEAGE, "6" * 32, rows)),
         "summary-1.bin": encode_summary(summary()),
         "hint-1.bin": encode_hint(Hint(LINEAGE, 640, 639)),
