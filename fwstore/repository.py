@@ -1,7 +1,7 @@
-"""A repository: the runs of one store, opened by its address.
+"""A repository: the runs of one store, opened by its address, or of the local one among several sites.
 
-Invariant: opening reads and never writes; the store becomes a repository with its first writer. Whatever
-needs the process - connections, threads, caches - is made again after a fork or a pickle.
+Invariant: opening reads the local store alone and never writes; a store becomes a repository with its first writer.
+Whatever needs the process - connections, threads, caches - is made again after a fork or a pickle.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Self
 from fwstore.base.config import REMOTE_THREADS, Limits
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, NotFound
 from fwstore.base.notices import tell
+from fwstore.base.topology import Topology
 from fwstore.care.gc import GcOptions, collect
 from fwstore.care.packcheck import Level
 from fwstore.care.problems import VerifyReport
@@ -33,7 +34,7 @@ from fwstore.format.summary import SnapshotEntry
 from fwstore.log.lineage import find, list_lineages, read_lineage
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
-from fwstore.log.site import Site, create_site, open_site
+from fwstore.log.site import Site
 from fwstore.log.terms import Candidate, Term, take_term
 from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_all
 from fwstore.plan.mark import Garbage
@@ -44,12 +45,13 @@ from fwstore.sched.runtime import system_runtime
 from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
 from fwstore.store.probe import ProbeReport, probe_store
+from fwstore.wan.sites import Sites, for_site
 
 
 def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resembles
     url: str | os.PathLike[str],
     *,
-    site: str = "",
+    site: str | None = None,
     limits: Limits | None = None,
     options: Mapping[str, object] | None = None,
     hash_key: bytes | None = None,
@@ -57,24 +59,23 @@ def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resemble
     """Open a repository; nothing is written, and it need not exist yet.
 
     Args:
-        url: A directory, or ``file://``, ``s3://bucket/prefix``, ``gs://``, ``az://``, ``memory://name``.
-        site: Name given to the site when the first writer creates the repository.
+        url: A directory, or ``file://``, ``s3://bucket/prefix``, ``gs://``, ``az://``, ``memory://name``; or a file
+            ``*.toml`` that names several sites, see `Topology`.
+        site: With a topology the site of this process; None takes FWSTORE_SITE, or the only one that trains. Else
+            the name that the site gets when the first writer creates the repository.
         limits: Bounds on threads, memory and waiting.
-        options: Of the store: endpoint, region, credentials, ...
+        options: Of the store: endpoint, region, credentials, ... With a topology they stand in it.
         hash_key: 32 bytes that key the content hashes; must be given at every open.
 
     Raises:
-        InvalidInput: The address is malformed.
+        InvalidInput: The address is malformed, or something in the topology may not stand there.
+        Conflict: The store is not the site that the topology says it is.
         Unsupported: The store was written by a newer version, or with another hash key.
         PermissionDenied: The credentials do not allow reading.
         Unavailable: The store does not answer.
     """
     if not isinstance(url, str | os.PathLike):
         raise InvalidInput(f"the address of a repository is a text or a path, not {url!r}")
-    if str(url).endswith(".toml"):
-        raise InvalidInput(
-            f"{url}: this version opens one store; topologies of several sites are not in it"
-        )
     return Repository(str(url), site=site, limits=limits, options=options, hash_key=hash_key)
 
 
@@ -85,22 +86,29 @@ class Repository:
         self,
         url: str,
         *,
-        site: str = "",
+        site: str | None = None,
         limits: Limits | None = None,
         options: Mapping[str, object] | None = None,
         hash_key: bytes | None = None,
     ) -> None:
         self._again = functools.partial(
-            Repository, site=site, limits=limits, options=options, hash_key=hash_key
+            Repository, url, site=site, limits=limits, options=options, hash_key=hash_key
         )
-        self._site_name = site
         self._hash = ContentHash(hash_key)
-        self.runtime: Runtime = system_runtime(_limits_for(url, limits or Limits()))
-        self.store: Store = open_store(url, self.runtime, options)
+        topology = _topology_of(url, options)
+        stores = [url] if topology is None else [s.store for s in topology.sites.values()]
+        self.runtime: Runtime = system_runtime(_limits_for(stores, limits or Limits()))
+        if topology is None:
+            topology = Topology.of_one(url, site or "", options or {})
+        elif site is None:
+            site = self.runtime.environment.text("FWSTORE_SITE")
+        local = topology.local(site)
+        self.store: Store = open_store(local.store, for_site(local, self.runtime), local.options)
         self.pool = BufferPool(map_shared)
+        self.sites = Sites(topology, local, self.store, self.runtime, self._hash.key_id)
         self._accesses: dict[str, Access] = {}
         try:
-            open_site(self.store, hash_key=self._hash.key_id)
+            self.sites.home()
         except NotFound:
             # The first writer creates the site.
             return
@@ -108,8 +116,8 @@ class Repository:
     def __repr__(self) -> str:
         return f"Repository({self.url!r})"
 
-    def __reduce__(self) -> tuple[Callable[..., Repository], tuple[str]]:
-        return self._again, (self.url,)
+    def __reduce__(self) -> tuple[Callable[..., Repository], tuple[()]]:
+        return self._again, ()
 
     def __enter__(self) -> Self:
         return self
@@ -124,8 +132,18 @@ class Repository:
 
     @property
     def url(self) -> str:
-        """The address, without credentials."""
+        """The address of the local store, without credentials."""
         return self.store.url
+
+    @property
+    def site(self) -> str:
+        """Name of the local site; empty where the store was never given one."""
+        return self.sites.local
+
+    @property
+    def topology(self) -> Topology:
+        """The sites of this repository; only the local one where it was opened by the address of a store."""
+        return self.sites.topology
 
     def run(self, name: str) -> Run:
         """Return a run by name; it need not exist, and nothing is read.
@@ -210,6 +228,7 @@ class Repository:
         finally:
             if self.runtime.hasher is not None:
                 self.runtime.hasher.close()
+            self.sites.close()
             self.store.close()
 
     # What runs need of their repository; not for users.
@@ -232,9 +251,7 @@ class Repository:
 
     def take_term(self, name: str, base: str | None) -> Term:
         """Win the next term of a run for this process."""
-        site = create_site(
-            self.store, self.runtime, name=self._site_name, hash_key=self._hash.key_id
-        )
+        site = self.sites.join()
         candidate = Candidate(
             name=name,
             home=site,
@@ -323,12 +340,24 @@ class Repository:
 
     def _site(self) -> Site:
         try:
-            return open_site(self.store, hash_key=self._hash.key_id)
+            return self.sites.home()
         except NotFound as error:
             raise NotFound(f"there is no fwstore repository at {self.url}") from error
 
 
-def _limits_for(url: str, limits: Limits) -> Limits:
+def _topology_of(url: str, options: Mapping[str, object] | None) -> Topology | None:
+    """Return the topology that an address names, or None for the address of a store."""
+    if not url.endswith(".toml"):
+        return None
+    if options:
+        raise InvalidInput(
+            f"options= are those of one store, and {url} names several: write them into the topology; credentials "
+            "come from the environment or from profiles"
+        )
+    return Topology.load(url)
+
+
+def _limits_for(stores: Sequence[str], limits: Limits) -> Limits:
     """Return the limits with enough threads to hide the round trips of a remote store."""
-    remote = url.partition("://")[0].lower() in REMOTE_SCHEMES
+    remote = any(url.partition("://")[0].lower() in REMOTE_SCHEMES for url in stores)
     return replace(limits, threads=REMOTE_THREADS) if remote and not limits.threads else limits

@@ -36,6 +36,7 @@ class Limits:
         read_gap_bytes: Unwanted bytes that are read through rather than starting another request.
         commit_timeout_s: Longest wait for the other ranks of one save.
         request_timeout_s: Longest time for one store request, its retries included.
+        site_timeout_s: The same for small requests to other sites; one that takes longer makes a site silent.
     """
 
     threads: int = 0
@@ -49,6 +50,7 @@ class Limits:
     read_gap_bytes: int = 256 * KIB
     commit_timeout_s: float = 600.0
     request_timeout_s: float = 120.0
+    site_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -153,6 +153,12 @@ class Topology:
         table.finish()
         return Topology(name=name, sites=sites, witnesses=witnesses, links=links, policies=policies)
 
+    @staticmethod
+    def of_one(store: str, name: str, options: Mapping[str, object]) -> Topology:
+        """Return the topology of a store that is opened by its address: a site alone."""
+        site = SiteConfig(name=name, store=store, options=options)
+        return Topology(sites={name: site}, witnesses=(name,))
+
     def local(self, wanted: str | None) -> SiteConfig:
         """Return the site of this process.
 

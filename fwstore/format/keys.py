@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from fwstore.base.errors import Corrupt
 
 SITE_KEY = "fwstore.json"
+KNOWN_SITES_PREFIX = "sites/"
 CATALOG_PREFIX = "catalog/"
 LINK_PREFIX = "_link/"
+PACKS_PREFIX = "packs/"
+STAGED_PREFIX = "staged/"
 _SLOTS_PER_FOLDER = 1000
 
 _LINEAGE = r"(?P<name>[A-Za-z0-9][A-Za-z0-9._/-]*)@(?P<generation>[1-9][0-9]*)"
@@ -81,7 +84,12 @@ class LineageKeys:
     @property
     def packs(self) -> str:
         """Prefix of all packs of the lineage."""
-        return f"packs/{self.label}/"
+        return f"{PACKS_PREFIX}{self.label}/"
+
+    @property
+    def staged(self) -> str:
+        """Prefix of the parts of packs that are being copied here."""
+        return f"{STAGED_PREFIX}{self.label}/"
 
     @property
     def terms(self) -> str:
@@ -156,6 +164,11 @@ class LineageKeys:
         )
 
 
+def known_site_key(name: str) -> str:
+    """Return the key under which a site remembers another one."""
+    return f"{KNOWN_SITES_PREFIX}{name}"
+
+
 def link_leases(source: str) -> str:
     """Prefix of the leases of all workers that fetch from a site, by its uuid."""
     return f"{LINK_PREFIX}{source}/"
@@ -186,6 +199,16 @@ def parse_pack_key(key: str) -> PackName:
     if LineageKeys(pack.name, pack.generation).pack(pack) != key:
         raise Corrupt(f"{key[:200]!r} is not the canonical key of a pack")
     return pack
+
+
+def staged_part(pack_key: str, offset: int, length: int) -> str:
+    """Return the key under which a part of a pack waits for the others."""
+    return f"{STAGED_PREFIX}{pack_key.removeprefix(PACKS_PREFIX)}/{offset:012d}-{length}"
+
+
+def pack_key_of_staged(key: str) -> str:
+    """Return the key of the pack that a staged object is a part of; any text for any other key."""
+    return PACKS_PREFIX + key.removeprefix(STAGED_PREFIX).rpartition("/")[0]
 
 
 def parse_snapshot_id(text: str) -> SnapshotId:

@@ -1,4 +1,4 @@
-"""The object that says what a store is: ``fwstore.json``.
+"""The object that says what a store is, ``fwstore.json``, and those by which it remembers other sites.
 
 Invariant: a store of a later major format, or one that needs a feature this version lacks, is refused by
 name before anything else in it is read.
@@ -50,9 +50,27 @@ class SiteObject(Stored, frozen=True, kw_only=True):
     write_id: Token
 
 
-def encode_site(site: SiteObject) -> bytes:
+class KnownSite(Stored, frozen=True, kw_only=True):
+    """What a site remembers of another one that it has met; `time` is for people."""
+
+    name: Text
+    site: Uuid
+    time: float
+    write_id: Token
+
+
+def encode_site(site: SiteObject | KnownSite) -> bytes:
     """Return the stored form of a site."""
     return encode_checked(site)
+
+
+def parse_known_site(encoded: bytes, what: str) -> KnownSite:
+    """Return what is remembered of a site.
+
+    Raises:
+        Corrupt: The bytes are not a known site.
+    """
+    return decode_checked(encoded, KnownSite, what)
 
 
 def parse_site(encoded: bytes, what: str) -> SiteObject:

@@ -6,9 +6,9 @@ under another's address is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fwstore.base.errors import Conflict, NotFound, Unsupported
+from fwstore.base.errors import Conflict, FwstoreError, NotFound, Unsupported
 from fwstore.base.ids import write_id
 from fwstore.format.keys import SITE_KEY
 from fwstore.format.site import (
@@ -27,11 +27,28 @@ from fwstore.store.create import create_once
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A named place with one store."""
+    """A named place with one store.
+
+    Attributes:
+        uuid: What the store says of itself.
+        name: In the topology, or for people.
+        store: Where its objects are.
+        patience_s: Longest time for one request of the protocol; None takes that of the process.
+    """
 
     uuid: str
     name: str
     store: Store
+    patience_s: float | None = None
+
+    def bounded(self, runtime: Runtime) -> Runtime:
+        """Return a runtime whose requests wait no longer than this site is worth."""
+        return runtime if self.patience_s is None else with_patience(runtime, self.patience_s)
+
+
+def with_patience(runtime: Runtime, patience_s: float) -> Runtime:
+    """Return a runtime whose requests wait no longer than that."""
+    return replace(runtime, limits=replace(runtime.limits, request_timeout_s=patience_s))
 
 
 def open_site(store: Store, *, expected: str | None = None, hash_key: str | None = None) -> Site:
@@ -61,10 +78,34 @@ def open_site(store: Store, *, expected: str | None = None, hash_key: str | None
     return Site(found.site, found.name, store)
 
 
+def still_is(site: Site) -> bool:
+    """Return whether a store says now that it is the site that it was; False where it does not answer.
+
+    A witness that was wiped has forgotten its votes: it is another site (S2).
+    """
+    try:
+        found = get_parsed(site.store, SITE_KEY, SITE_BYTES_MAX, parse_site)
+    except FwstoreError:
+        return False
+    return found is not None and found.site == site.uuid
+
+
 def create_site(
-    store: Store, runtime: Runtime, *, name: str = "", hash_key: str | None = None
+    store: Store,
+    runtime: Runtime,
+    *,
+    name: str = "",
+    uuid: str | None = None,
+    hash_key: str | None = None,
 ) -> Site:
     """Return the site of a store, made if the store has none yet.
+
+    Args:
+        store: Any store.
+        runtime: Bounds the time.
+        name: Of a site that is made.
+        uuid: Of a site that is made; None draws one.
+        hash_key: Id of the key of its hashes, or None for unkeyed ones.
 
     Raises:
         Unsupported: It exists and is of a later format or has another hash key.
@@ -74,7 +115,7 @@ def create_site(
             format="fwstore",
             major=FORMAT_MAJOR,
             minor=FORMAT_MINOR,
-            site=write_id(runtime.ids),
+            site=uuid or write_id(runtime.ids),
             name=name,
             hash_key=hash_key,
             write_id=write_id(runtime.ids),

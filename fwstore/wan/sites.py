@@ -1,0 +1,305 @@
+"""The sites of a topology, as the processes of one of them know them.
+
+Invariant: what is given out as a site said so itself, is not another than was met under its name before, and
+has no second name. Nothing is asked before it is needed, and a site that does not answer is asked again only after
+a pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fwstore.base.config import Environment
+from fwstore.base.errors import (
+    Conflict,
+    Corrupt,
+    FwstoreError,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    Unsupported,
+)
+from fwstore.base.ids import write_id
+from fwstore.base.notices import tell
+from fwstore.base.topology import SiteConfig, Topology
+from fwstore.format.keys import known_site_key
+from fwstore.format.site import SITE_BYTES_MAX, KnownSite, encode_site, parse_known_site
+from fwstore.log.site import Site, create_site, open_site, with_patience
+from fwstore.log.tail import get_parsed
+from fwstore.sched import Runtime
+from fwstore.store.address import open_store
+from fwstore.store.base import Store
+from fwstore.store.create import create_once
+
+ASK_AGAIN_S = 30.0
+# What a site may answer without being another one: it counts as silent, and says why.
+_SILENCE = (Unavailable, PermissionDenied, Corrupt, Unsupported)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Why a site cannot be asked now.
+
+    Attributes:
+        name: Of the site.
+        reason: For people.
+        since: When that was noticed, in seconds since the Unix epoch, for display.
+        uuid: Of the site, where it is known.
+        vacant: It answered, and is no site yet.
+    """
+
+    name: str
+    reason: str
+    since: float
+    uuid: str | None = None
+    vacant: bool = False
+
+    @property
+    def elector(self) -> str:
+        """What stands for it in an electorate: it counts against every candidate, whether its uuid is known or not."""
+        return self.uuid or f"?{self.name}"
+
+
+@dataclass
+class _Acquaintance:
+    """What this process knows of one site."""
+
+    config: SiteConfig
+    brisk: Store | None = None
+    patient: Store | None = None
+    site: Site | None = None
+    silence: Silence | None = None
+    ask_again: float = 0.0
+    remembered: bool = False
+    told: bool = False
+
+
+class Sites:
+    """The sites of a topology, seen from one of them.
+
+    Args:
+        topology: Names them.
+        local: The site of this process.
+        store: Of the local site.
+        runtime: Time, ids, threads, limits.
+        hash_key: Id of the key of all hashes, or None.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        local: SiteConfig,
+        store: Store,
+        runtime: Runtime,
+        hash_key: str | None,
+    ) -> None:
+        self.topology = topology
+        self.local = local.name
+        self._store = store
+        self._runtime = runtime
+        limits = runtime.limits
+        self._brisk = with_patience(runtime, min(limits.site_timeout_s, limits.request_timeout_s))
+        self._hash_key = hash_key
+        self._known = {name: _Acquaintance(config) for name, config in topology.sites.items()}
+        self._known[self.local].brisk = self._known[self.local].patient = store
+
+    def home(self) -> Site:
+        """Return the local site.
+
+        Raises:
+            NotFound: Its store is not a site yet.
+            Conflict: Its store is another site.
+        """
+        return self._take_in(
+            self._known[self.local], open_site(self._store, hash_key=self._hash_key), None
+        )
+
+    def ask(self, name: str) -> Site | Silence:
+        """Return a site, or why it cannot be asked now; nothing is written.
+
+        Raises:
+            Conflict: Its store is another site than was met under its name.
+            InvalidInput: It is another site of the topology under a second name.
+        """
+        known = self._known[name]
+        if known.site is not None:
+            return known.site
+        if known.silence is not None and self._runtime.clock.monotonic() < known.ask_again:
+            return known.silence
+        return self._meet(known)
+
+    def answers(self, names: Iterable[str]) -> list[Site | Silence]:
+        """Return what `ask` returns for some sites, asked side by side."""
+        return self._runtime.scheduler.map(self.ask, list(names))
+
+    def reachable(self, *, keeping: bool = False) -> list[Site]:
+        """Return the other sites that answer; of those that keep checkpoints alone, if so wished."""
+        wanted = [name for name in self._others() if self._known[name].config.keeps or not keeping]
+        return [site for site in self.answers(wanted) if isinstance(site, Site)]
+
+    def join(self) -> Site:
+        """Make the local store and every empty one a site, and remember all that answer; return the local one.
+
+        Raises:
+            Conflict: A store is another site than was met under its name.
+            InvalidInput: A site has two names.
+        """
+        others = [site for site in self.answers(self._others()) if isinstance(site, Site)]
+        met_as = self._runtime.scheduler.map(self._name_of_local_at, others)
+        home = self._settle_home({uuid for uuid in met_as if uuid is not None})
+        self._runtime.scheduler.map(self._settle, self._others())
+        return home
+
+    def lose(self, name: str, error: FwstoreError) -> None:
+        """Take note that a site does not answer any more; it is asked again after a pause."""
+        if name != self.local:
+            self._be_silent(self._known[name], error.message)
+
+    def patient_store(self, name: str) -> Store:
+        """Return the store of a site for large requests, which take longer than those of the protocol."""
+        known = self._known[name]
+        if known.patient is None:
+            known.patient = _open(known.config, self._runtime)
+        return known.patient
+
+    def close(self) -> None:
+        """Release the connections to other sites."""
+        for name in self._others():
+            for store in (self._known[name].brisk, self._known[name].patient):
+                if store is not None:
+                    store.close()
+
+    def _others(self) -> list[str]:
+        return [name for name in self._known if name != self.local]
+
+    def _name_of_local_at(self, site: Site) -> str | None:
+        """Return the uuid under which another site has met this one."""
+        try:
+            found = self._remembered_at(site.store, self.local)
+        except _SILENCE:
+            return None
+        return None if found is None else found.site
+
+    def _settle_home(self, met_as: set[str]) -> Site:
+        known = self._known[self.local]
+        try:
+            home = self.home()
+        except NotFound as error:
+            if met_as:
+                raise Conflict(
+                    f"{self._store.url} was wiped: others have met {self.local} as site {', '.join(met_as)}, and "
+                    "it holds nothing; restore it, or give it a new name in the topology and retire the old site"
+                ) from error
+            home = self._take_in(known, self._create(known, self._store, self._runtime), None)
+        for uuid in met_as - {home.uuid}:
+            raise Conflict(
+                f"{self._store.url} is site {home.uuid}, and others have met {self.local} as site {uuid}: was it "
+                "wiped and made anew, or are the stores of two sites mixed up?"
+            )
+        return home
+
+    def _settle(self, name: str) -> None:
+        """Make an empty store a site, and remember who answers."""
+        known = self._known[name]
+        answer = self.ask(name)
+        if isinstance(answer, Silence) and answer.vacant and known.brisk is not None:
+            try:
+                made = self._create(known, known.brisk, self._brisk)
+            except _SILENCE as error:
+                self._be_silent(known, error.message)
+                return
+            answer = self._take_in(known, made, None)
+        if isinstance(answer, Site) and not known.remembered:
+            self._remember(known, answer)
+
+    def _create(self, known: _Acquaintance, store: Store, runtime: Runtime) -> Site:
+        name, uuid = known.config.name, known.config.uuid
+        return create_site(store, runtime, name=name, uuid=uuid, hash_key=self._hash_key)
+
+    def _meet(self, known: _Acquaintance) -> Site | Silence:
+        remembered = self._remembered_at(self._store, known.config.name)
+        uuid = known.config.uuid if remembered is None else remembered.site
+        try:
+            if known.brisk is None:
+                known.brisk = _open(known.config, self._brisk)
+            said = open_site(known.brisk, hash_key=self._hash_key)
+        except NotFound as error:
+            if remembered is None:
+                # Nobody has written there yet; the first writer makes it a site.
+                wall = self._runtime.clock.wall()
+                return Silence(known.config.name, error.message, wall, uuid, vacant=True)
+            return self._be_silent(known, f"it was site {uuid} and was wiped: {error}", uuid)
+        except _SILENCE as error:
+            return self._be_silent(known, error.message, uuid)
+        return self._take_in(known, said, remembered)
+
+    def _take_in(self, known: _Acquaintance, said: Site, remembered: KnownSite | None) -> Site:
+        """Take a store for the site that it says to be, unless something speaks against it."""
+        name, expected = known.config.name, known.config.uuid
+        is_site = f"{said.store.url} is site {said.uuid} ({said.name or 'without a name'})"
+        for other, met in self._known.items():
+            if met is not known and met.site is not None and met.site.uuid == said.uuid:
+                raise InvalidInput(f"{is_site}, which the topology names twice: {other}, {name}")
+        if remembered is not None and said.uuid != remembered.site:
+            raise Conflict(
+                f"{is_site}, and {name} was met as site {remembered.site}: either the topology has the stores of "
+                "two sites mixed up, or that store was wiped and made anew; then give it a new name in the "
+                "topology and retire the old site"
+            )
+        if expected is not None and said.uuid != expected:
+            raise Conflict(f"{is_site}, and the topology says that {name} is site {expected}")
+        if name and said.name not in ("", name):
+            raise Conflict(
+                f"{is_site}, and the topology calls it {name}: are the stores of two sites mixed up?"
+            )
+        patience_s = None if name == self.local else self._brisk.limits.request_timeout_s
+        known.site = replace(said, name=name or said.name, patience_s=patience_s)
+        known.silence, known.told = None, False
+        known.remembered = known.remembered or remembered is not None
+        return known.site
+
+    def _be_silent(self, known: _Acquaintance, reason: str, uuid: str | None = None) -> Silence:
+        before, site = known.silence, known.site
+        known.silence = Silence(
+            name=known.config.name,
+            reason=reason,
+            since=self._runtime.clock.wall() if before is None else before.since,
+            uuid=uuid or (site.uuid if site else None) or (before.uuid if before else None),
+        )
+        known.site, known.ask_again = None, self._runtime.clock.monotonic() + ASK_AGAIN_S
+        if not known.told:
+            known.told = True
+            tell(f"site {known.config.name} is silent: {reason}")
+        return known.silence
+
+    def _remembered_at(self, store: Store, name: str) -> KnownSite | None:
+        return get_parsed(store, known_site_key(name), SITE_BYTES_MAX, parse_known_site)
+
+    def _remember(self, known: _Acquaintance, site: Site) -> None:
+        """Write down which uuid was met under a name; whoever was first decides."""
+        runtime = self._runtime
+        made = KnownSite(
+            name=site.name,
+            site=site.uuid,
+            time=runtime.clock.wall(),
+            write_id=write_id(runtime.ids),
+        )
+        key = known_site_key(site.name)
+        if not create_once(self._store, key, [encode_site(made)], runtime):
+            self._take_in(known, site, self._remembered_at(self._store, site.name))
+        known.remembered = True
+
+
+def _open(config: SiteConfig, runtime: Runtime) -> Store:
+    """Return the store of a site, opened with the credentials that belong to it."""
+    return open_store(config.store, for_site(config, runtime), config.options)
+
+
+def for_site(config: SiteConfig, runtime: Runtime) -> Runtime:
+    """Return a runtime in whose environment the credentials of a site are named."""
+    if config.profile is None:
+        return runtime
+    named = {**runtime.environment.variables, "AWS_PROFILE": config.profile}
+    return replace(runtime, environment=Environment(named))
