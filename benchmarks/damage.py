@@ -42,7 +42,7 @@ def flipped(subject: str, count: int) -> dict[str, object]:
         python = interpreter(adapter.requirement)
     except Absent as reason:
         return {"absent": str(reason)}
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         answers, plan = Path(folder, "answers"), Path(folder, "plan.json")
         for _ in range(_CRASHES_MAX):
             command = [python, "-m", "benchmarks.common.flips", subject, folder, str(count)]

@@ -30,7 +30,9 @@ WHOLE = "whole"
 OURS = "fwstore sync"
 ADAPTERS = {**PEERS, "torch.save": Adapter(TorchSave, "torch")}
 TENSOR, REST = "tensor bytes", "all other bytes"
+# A load that takes so long never ends: of processor time, as machines sleep, and far more by the clock.
 _LOAD_S = 60
+_ASLEEP_S = 1800
 # Less than machines have: a length that was flipped may ask for anything.
 _MEMORY_BYTES = 12 << 30
 
@@ -99,16 +101,22 @@ def outcome(read: Callable[[State], None], saved: State, flip: Flip) -> str:
     flip.path.write_bytes(damaged)
     into = empty_like(saved)
     noticed = True
-    signal.alarm(_LOAD_S)
+    _allow(_LOAD_S, _ASLEEP_S)
     # Any error at all is a damage that was noticed; that of DCP is no `Exception`.
     with suppress(BaseException):
         read(into)
         noticed = False
-    signal.alarm(0)
+    _allow(0, 0)
     flip.path.write_bytes(whole)
     if noticed:
         return "detected"
     return "harmless" if same(into, saved) else "silently wrong"
+
+
+def _allow(processor_s: int, clock_s: int) -> None:
+    """Let signals end this process unless it goes on in time; 0: for ever."""
+    signal.setitimer(signal.ITIMER_PROF, processor_s)
+    signal.alarm(clock_s)
 
 
 def prepare(subject: str, folder: Path, state: State, count: int) -> None:
