@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common.promises import PHRASES, PROMISES, told
+from support.hostile import KINDS
 
 OUTCOMES = ("detected", "repaired", "harmless", "wrong")
 FATES = ("detected", "harmless", "silently wrong", "crash")
@@ -139,6 +140,15 @@ def peers(figures: Figures) -> str:
     return _table(["checkpoint", "bytes", "outcome"], rows)
 
 
+def hostile(figures: Figures) -> str:
+    """Return the kinds of hostile input, and what holds each."""
+    rows = [
+        [kind, ", ".join(f"`{test.rpartition('/')[2]}`" for test in held.tests), held.note]
+        for kind, held in KINDS.items()
+    ]
+    return _table(["input", "shown by", "but"], rows)
+
+
 def _counts(counts: Mapping[str, int], names: Sequence[str]) -> str:
     return " / ".join(str(counts.get(name, 0)) for name in names)
 
@@ -155,4 +165,5 @@ TABLES = {
     "bugs": bugs,
     "damage": repository,
     "peers": peers,
+    "hostile": hostile,
 }

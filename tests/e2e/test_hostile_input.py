@@ -1,7 +1,6 @@
 """Malicious input, row by row: one typed error, nothing executed, bounded memory and time.
 
-docs/reliability.md has the whole table; rows that are not here are about bytes of ours (test_corruption.py), about
-stores and jobs, or about what fwstore does not read.
+`support.hostile` has the whole table of what is hostile: rows that are not here are held by tests that it names.
 """
 
 from __future__ import annotations
@@ -15,15 +14,21 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import zstandard
 
+import fwstore
 from fwstore import (
+    Box,
     Corrupt,
     FwstoreError,
     InvalidInput,
     LimitExceeded,
+    Piece,
+    Shard,
     Unsupported,
     UnsupportedValue,
 )
@@ -33,8 +38,10 @@ from fwstore.format.summary import parse_summary
 from fwstore.store.naming import validate_key
 from support.bounded import bounded
 from support.foreign import error_of, safetensors_bytes, torch_archive
+from support.hostile import KINDS
 from support.parsers import TARGETS
 
+ROOT = Path(__file__).parents[2]
 PAGE = b"<!DOCTYPE html><html><head><title>503 Service Unavailable</title></head></html>"
 Hostile = dict[str, tuple[str, bytes, type[FwstoreError] | tuple[type[FwstoreError], ...]]]
 
@@ -235,6 +242,18 @@ ROWS: dict[str, Hostile] = {
 }
 
 
+def test_every_kind_of_hostile_input_has_its_tests_or_a_reason() -> None:
+    rows = set()
+    for kind, held in KINDS.items():
+        assert held.tests or held.note, kind
+        for test in held.tests:
+            file, _, name = test.partition("::")
+            name, _, row = name.rstrip("]").partition("[")
+            assert f"def {name or 'test_'}" in (ROOT / file).read_text(), test
+            rows |= {row} if row else set()
+    assert rows == ROWS.keys()
+
+
 # What parsing has no business with.
 _FORBIDDEN = ("os.system", "exec", "subprocess.Popen", "pickle.find_class", "socket.connect")
 
@@ -301,6 +320,24 @@ def _mutations(seeds: Sequence[bytes], chance: random.Random) -> Iterator[bytes]
 def test_keys_that_lead_elsewhere_are_invalid(key: str) -> None:
     with pytest.raises(InvalidInput):
         validate_key(key)
+
+
+def test_a_manifest_with_a_hole_is_not_loaded() -> None:
+    shape = (3 << 10, 1 << 10)
+    half = np.ones((shape[0] // 2, shape[1]), np.float32)
+    holey = Shard("float32", shape, (Piece(Box((0, 0), half.shape), half),))
+    with fwstore.open(f"memory://{__name__}") as repository:
+        # A writer that does not look at what ranks bring.
+        with (
+            mock.patch("fwstore.content.build._check_tensors"),
+            repository.run("run").writer() as writer,
+        ):
+            writer.save(0, {"w": holey}).result()
+        for into in (None, {"w": np.zeros(shape, np.float32)}):
+            with pytest.raises(Corrupt, match="no chunk holds"):
+                repository.run("run").latest().load(into=into)
+        (problem,) = repository.verify().problems
+        assert "in no chunk" in problem.message
 
 
 def test_what_the_headers_of_stored_objects_declare_is_not_believed() -> None:
