@@ -16,6 +16,7 @@ SITE_KEY = "fwstore.json"
 KNOWN_SITES_PREFIX = "sites/"
 CATALOG_PREFIX = "catalog/"
 LINK_PREFIX = "_link/"
+META_PREFIX = "meta/"
 PACKS_PREFIX = "packs/"
 STAGED_PREFIX = "staged/"
 _SLOTS_PER_FOLDER = 1000
@@ -79,7 +80,7 @@ class LineageKeys:
     @property
     def meta(self) -> str:
         """Prefix of all metadata of the lineage."""
-        return f"meta/{self.label}/"
+        return f"{META_PREFIX}{self.label}/"
 
     @property
     def packs(self) -> str:
@@ -177,6 +178,16 @@ def link_leases(source: str) -> str:
 def link_lease(source: str, worker: str) -> str:
     """Key of the share of one worker in the cap of a link."""
     return f"{link_leases(source)}{worker}"
+
+
+def work_claims(key: str) -> str:
+    """Prefix of the claims of those who fetch an object of a lineage for the whole site."""
+    return f"{STAGED_PREFIX}{key.removeprefix(PACKS_PREFIX).removeprefix(META_PREFIX)}/claim-"
+
+
+def work_claim(key: str, number: int) -> str:
+    """Key of one of them; the highest number is in force."""
+    return f"{work_claims(key)}{number:06d}"
 
 
 def parse_pack_key(key: str) -> PackName:

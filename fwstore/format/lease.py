@@ -1,11 +1,11 @@
-"""What a worker says of its share in the cap of a link.
+"""What workers beside each other say of what they do: shares in the cap of a link, and work that one does for all.
 
-Invariant: a lease is advice: lost, damaged or forged, it costs bandwidth and no bytes.
+Invariant: both are advice: lost, damaged or forged, they cost bandwidth and no bytes.
 """
 
 from __future__ import annotations
 
-from fwstore.format.canonical import Count, Stored, decode_checked, encode_checked
+from fwstore.format.canonical import Count, Stored, Token, decode_checked, encode_checked
 
 LEASE_BYTES_MAX = 1024
 
@@ -28,8 +28,22 @@ class LinkLease(Stored, frozen=True, kw_only=True):
     lasts_ms: Count
 
 
-def encode_lease(lease: LinkLease) -> bytes:
-    """Return the stored form of a lease."""
+class WorkClaim(Stored, frozen=True, kw_only=True):
+    """Somebody fetches an object for the whole site.
+
+    Attributes:
+        holder: Tells whose claim it is.
+        turn: Grows with every sign of life.
+        lasts_ms: After so long without one, the next one takes over.
+    """
+
+    holder: Token
+    turn: Count
+    lasts_ms: Count
+
+
+def encode_lease(lease: LinkLease | WorkClaim) -> bytes:
+    """Return the stored form of a lease or a claim."""
     return encode_checked(lease)
 
 
@@ -40,3 +54,12 @@ def parse_lease(encoded: bytes, what: str) -> LinkLease:
         Corrupt: The bytes are not a lease.
     """
     return decode_checked(encoded, LinkLease, what)
+
+
+def parse_work_claim(encoded: bytes, what: str) -> WorkClaim:
+    """Return a claim.
+
+    Raises:
+        Corrupt: The bytes are not a claim.
+    """
+    return decode_checked(encoded, WorkClaim, what)

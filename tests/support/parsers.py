@@ -33,7 +33,7 @@ from fwstore.format.footer import parse_chunks, parse_footer
 from fwstore.format.frames import compress_frame, decompress_frame
 from fwstore.format.keys import parse_catalog_key, parse_pack_key, parse_snapshot_id
 from fwstore.format.leaf import parse_leaf
-from fwstore.format.lease import parse_lease
+from fwstore.format.lease import parse_lease, parse_work_claim
 from fwstore.format.lineage import parse_claim, parse_lineage
 from fwstore.format.pack import footer_of_suffix
 from fwstore.format.packtable import parse_pack_table
@@ -199,6 +199,7 @@ def _targets() -> dict[str, Target]:
         "lineage": checked(parse_lineage, "log/lineage-1.json"),
         "name": checked(parse_claim, "log/name-1.json"),
         "lease": checked(parse_lease, "log/lease-1.json"),
+        "claim": checked(parse_work_claim, "log/claim-1.json"),
         "condemned": sealed(parse_condemned, "cond", "log/condemned-1.bin"),
         "summary": sealed(parse_summary, "summ", "log/summary-1.bin"),
         "hint": sealed(parse_hint, "hint", "log/hint-1.bin"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fwstore.format.condemned import CondemnedKey, CondemnedList, encode_condemned
 from fwstore.format.groups import GroupRange
-from fwstore.format.lease import LinkLease, encode_lease
+from fwstore.format.lease import LinkLease, WorkClaim, encode_lease
 from fwstore.format.lineage import Lineage, NameClaim, encode_lineage
 from fwstore.format.record import (
     Anchors,
@@ -26,7 +26,7 @@ from fwstore.format.record import (
     Unpin,
     encode_record,
 )
-from fwstore.format.site import SiteObject, encode_site
+from fwstore.format.site import KnownSite, SiteObject, encode_site
 from fwstore.format.summary import Hint, Summary, encode_hint, encode_summary
 from fwstore.format.vote import Receipt, Vote, encode_vote
 from fwstore.log.fold import Fold
@@ -123,9 +123,13 @@ def examples() -> dict[str, bytes]:
         "lineage-1.json": encode_lineage(lineage),
         "name-1.json": encode_lineage(NameClaim("org/Run", "8" * 32)),
         "site-1.json": encode_site(site),
+        "known-site-1.json": encode_site(
+            KnownSite(name="wisconsin", site=SITE, time=1.75e9, write_id="8" * 32)
+        ),
         "lease-1.json": encode_lease(
             LinkLease(turn=7, cap=125_000_000, share=62_500_000, wanted=None, lasts_ms=3000)
         ),
+        "claim-1.json": encode_lease(WorkClaim(holder="8" * 32, turn=7, lasts_ms=30000)),
         "condemned-1.bin": encode_condemned(CondemnedList(LINEAGE, "6" * 32, rows)),
         "summary-1.bin": encode_summary(summary()),
         "hint-1.bin": encode_hint(Hint(LINEAGE, 640, 639)),
