@@ -11,7 +11,7 @@ BUGS ?=
 DAMAGE ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
-QUESTIONS := blocked lazy cuda durable load unchanged memory cpu gil s3 ranks growth planning history records fragments tiles
+QUESTIONS := save lazy cuda load unchanged memory gil s3 ranks growth planning history records fragments tiles
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help

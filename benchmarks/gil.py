@@ -53,8 +53,7 @@ def loop(goes_on: Callable[[], bool]) -> tuple[float, float]:
 
 def measure(trial: Trial) -> Figures:
     """Run the loop alone, then beside the second save."""
-    state = trial.state()
-    with trial.prepared(state) as peer:
+    with trial.prepared() as (peer, state):
         trial.save(peer, state, 1)
         change(state)
         end = time.perf_counter() + CALIBRATION_S

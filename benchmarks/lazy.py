@@ -256,7 +256,7 @@ def measure(trial: Trial) -> Figures:
         for number in range(1, EVERY * (SAVES + 1)):
             if number % EVERY == EVERY - 1:
                 # The step after such a pause finds cold caches: it is no yardstick for the others.
-                back_memory(trial.socket, 2 * trial.size_bytes)
+                back_memory(trial.socket)
             under_way = ticket is not None and not ticket.done()
             started = time.perf_counter()
             begun = begin(number)

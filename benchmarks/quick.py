@@ -40,8 +40,7 @@ QUESTION = Question(
 
 def measure(trial: Trial) -> Figures:
     """Save twice and load once."""
-    state = trial.state()
-    with trial.prepared(state) as peer:
+    with trial.prepared() as (peer, state):
         first, _ = trial.save(peer, state, 1)
         change(state)
         blocked, durable = trial.save(peer, state, 2)

@@ -16,7 +16,7 @@ from benchmarks.common.backing import back_memory
 from benchmarks.common.question import Figure, Mark, Question
 from benchmarks.common.ranks import on_ranks, together
 from benchmarks.common.series import run
-from benchmarks.common.state import State, change, empty_like, tensors
+from benchmarks.common.state import State, allocate, change, empty_like, fill
 from benchmarks.common.trial import Figures, Trial
 
 OURS, DCP = "fwstore sync", "dcp sync"
@@ -66,7 +66,7 @@ def save_on_rank(subject: str, folder: Path, size_bytes: int, socket: Path, name
     seconds = 0.0
     for step in STEPS:
         change(state)
-        _back(socket, size_bytes)
+        _back(socket)
         seconds = together(partial(save, state, step))
     close()
     return seconds
@@ -79,7 +79,7 @@ def load_on_rank(subject: str, folder: Path, size_bytes: int, socket: Path, name
         change(state)
     into = empty_like(state)
     load = loader(subject, folder / name)
-    _back(socket, size_bytes)
+    _back(socket)
     seconds = together(lambda: load(into, STEPS[-1]))
     for key, tensor in into.items():
         if not torch.equal(_local(tensor), _local(state[key])):
@@ -91,7 +91,8 @@ def sharded(size_bytes: int) -> State:
     """Return this rank's rows of the state."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     state: State = {}
-    for name, tensor in tensors(size_bytes):
+    for name, tensor in allocate(size_bytes):
+        fill(name, tensor)
         rows = tensor.chunk(mesh.size())[mesh.get_local_rank()].clone()
         state[name] = DTensor.from_local(rows, mesh, [Shard(0)], run_check=False)
     return state
@@ -134,9 +135,9 @@ def loader(subject: str, folder: Path) -> Save:
     return load
 
 
-def _back(socket: Path, size_bytes: int) -> None:
+def _back(socket: Path) -> None:
     if dist.get_rank() == 0:
-        back_memory(socket, size_bytes)
+        back_memory(socket)
     dist.barrier()
 
 

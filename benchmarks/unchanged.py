@@ -41,8 +41,7 @@ QUESTION = Question(
 
 def measure(trial: Trial) -> Figures:
     """Save twice with everything changed and three times with a tenth."""
-    state = trial.state()
-    with trial.prepared(state) as peer:
+    with trial.prepared() as (peer, state):
         trial.save(peer, state, 1)
         change(state)
         full = trial.save(peer, state, 2)

@@ -1,10 +1,13 @@
-"""Keeps free memory backed by the host: ``python -m benchmarks.common.backing SOCKET``.
+"""Keeps free memory backed by the host: ``python -m benchmarks.common.backing SOCKET LEFT``.
 
-A virtual machine may hand free pages back to its host within seconds, and touching them again then runs at 0.5 GB/s
-for everybody. This process touches and frees as much memory as it is asked for, right before a timed phase: what
-follows finds pages that are there. It is a process of its own so that nothing of it shows in the measured one.
+A virtual machine may hand free pages back to its host within seconds, and touching them again then runs at 0.3-0.7
+GB/s for everybody. This process holds what is free, so that it stays backed, and lets go of a little at a time as
+others use it up: what they touch was held a moment before. Between trials it takes whatever becomes free; within
+one only when it is asked to, since that costs processor time. It is a process of its own so that nothing of it shows
+in the measured one.
 
-Invariant: it holds nothing between two requests, and ends with the series that started it.
+Invariant: others always find memory that is free, it is the first to be killed where memory runs out nevertheless,
+and it ends with the series that started it.
 """
 
 from __future__ import annotations
@@ -18,29 +21,75 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _POPULATE_WRITE = 23
-_HEADROOM = 0.8
+_BLOCK_BYTES = 64 << 20
+LEFT_BYTES = 512 << 20
+_SLACK_BYTES = 256 << 20
+_INTERVAL_S = 0.02
+_TAKE, _FOLLOW = b"t", b"f"
 
 
-def touch(size_bytes: int) -> None:
-    """Touch and free memory, but never so much that others would have to be pushed out."""
-    size = min(size_bytes, int(_available_bytes() * _HEADROOM))
-    with mmap.mmap(-1, max(size, mmap.PAGESIZE)) as pages:
-        pages.madvise(_POPULATE_WRITE)
+class Pool:
+    """Memory that is held for others.
+
+    Args:
+        left_bytes: What others must always find.
+    """
+
+    def __init__(self, left_bytes: int = LEFT_BYTES) -> None:
+        self._left_bytes = left_bytes
+        self._blocks: list[mmap.mmap] = []
+
+    def take(self) -> None:
+        """Hold what is free, but for what others must always find."""
+        while free_bytes() > self._left_bytes + _SLACK_BYTES:
+            self._hold()
+
+    def give(self) -> None:
+        """Let go of as much as others have used up."""
+        while self._blocks and free_bytes() < self._left_bytes:
+            self._drop()
+
+    def _hold(self) -> None:
+        block = mmap.mmap(-1, _BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Small pages would scatter what is free, and cost a fault each.
+        block.madvise(mmap.MADV_HUGEPAGE)
+        block.madvise(_POPULATE_WRITE)
+        self._blocks.append(block)
+
+    def _drop(self) -> None:
+        self._blocks.pop().close()
 
 
-def back_memory(path: Path, size_bytes: int) -> None:
-    """Ask the process that listens at a socket to touch memory; returns when it has."""
+def free_bytes() -> int:
+    """Return how much memory nobody uses, not even for files."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemFree:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo does not say how much memory is free")
+
+
+def back_memory(path: Path) -> None:
+    """Have the process that listens at a socket hold what is free; returns when it does, and it rests from then on."""
+    _ask(path, _TAKE)
+
+
+def follow(path: Path) -> None:
+    """Have the process take whatever becomes free from now on."""
+    _ask(path, _FOLLOW)
+
+
+def _ask(path: Path, request: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
-        connection.sendall(f"{size_bytes}\n".encode())
-        connection.makefile().readline()
+        connection.sendall(request)
+        connection.recv(1)
 
 
 @contextmanager
-def backing_process(path: Path) -> Iterator[None]:
+def backing_process(path: Path, left_bytes: int = LEFT_BYTES) -> Iterator[None]:
     """Run the process until the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.common.backing", str(path)],
+        [sys.executable, "-m", "benchmarks.common.backing", str(path), str(left_bytes)],
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
@@ -53,24 +102,29 @@ def backing_process(path: Path) -> Iterator[None]:
         process.stdout.close()
 
 
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not say how much memory is available")
-
-
 def main() -> None:
     """Serve requests, one at a time, until killed."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    pool = Pool(int(sys.argv[2]))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(sys.argv[1])
         server.listen()
+        server.settimeout(_INTERVAL_S)
         print("ready", flush=True)
+        following = False
         while True:
-            connection, _ = server.accept()
+            pool.give()
+            if following:
+                pool.take()
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
             with connection:
-                touch(int(connection.makefile().readline()))
-                connection.sendall(b"done\n")
+                following = connection.recv(1) == _FOLLOW
+                if not following:
+                    pool.take()
+                connection.sendall(b"d")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,12 @@ from benchmarks.common.tables import comparison_text, table_of, verdict_text
 # In the order in which a reader asks; others follow by name.
 _ORDER = (
     "quick",
-    "blocked",
+    "save",
     "lazy",
     "cuda",
-    "durable",
     "load",
     "unchanged",
     "memory",
-    "cpu",
     "gil",
     "s3",
     "ranks",

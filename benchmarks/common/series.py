@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.common.backing import backing_process
+from benchmarks.common.backing import backing_process, follow
 from benchmarks.common.environments import Absent, interpreter, last_line
 from benchmarks.common.machine import describe_machine
 from benchmarks.common.order import rounds
@@ -86,6 +86,8 @@ class Series:
                 check=False,
             )
         finally:
+            # What the trial has freed is still backed.
+            follow(socket)
             shutil.rmtree(folder, ignore_errors=True)
         if ended.returncode:
             raise Absent(ended.stdout[-1000:] + ended.stderr[-3000:])

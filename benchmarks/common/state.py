@@ -7,6 +7,7 @@ Invariant: no two tensors have equal bytes, so that nobody gains by finding equa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
@@ -20,27 +21,43 @@ BYTES_PER_WEIGHT = 800 * WIDTH * BYTES_PER_ELEMENT
 VECTORS_PER_WEIGHT = 400 / 350
 # More than the distance of two neighbouring bf16 numbers, so that every element changes.
 CHANGE = 1.015625
+_MASTER, _MEAN, _VARIANCE = "master.{}.weight", "optimizer.{}.exp_avg", "optimizer.{}.exp_avg_sq"
 
 
-def tensors(size_bytes: int, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a state one by one."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(max(ROWS), WIDTH, generator=generator)
+def allocate(size_bytes: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a state one by one, with memory that nobody has touched yet."""
     weights = max(1, size_bytes // BYTES_PER_WEIGHT)
     for number in range(weights):
-        rows, scale = ROWS[number % len(ROWS)], 1 + number / weights
-        master = noise[:rows] * scale
-        yield f"model.{number}.weight", master.to(torch.bfloat16)
-        yield f"master.{number}.weight", master
-        yield f"optimizer.{number}.exp_avg", noise[:rows] * (scale * 1e-3)
-        yield f"optimizer.{number}.exp_avg_sq", noise[:rows].square() * (scale * 1e-6)
+        shape = (ROWS[number % len(ROWS)], WIDTH)
+        yield f"model.{number}.weight", torch.empty(shape, dtype=torch.bfloat16)
+        for name in (_MASTER, _MEAN, _VARIANCE):
+            yield name.format(number), torch.empty(shape)
     for number in range(round(weights * VECTORS_PER_WEIGHT)):
-        yield f"model.{number}.norm", torch.full((WIDTH,), 1.0 + number)
+        yield f"model.{number}.norm", torch.empty(WIDTH)
 
 
-def make_state(size_bytes: int, seed: int = 0) -> State:
+def fill(name: str, tensor: torch.Tensor) -> None:
+    """Give the elements of a tensor of a state their values."""
+    _, number, kind = name.split(".")
+    if kind == "norm":
+        tensor.fill_(1.0 + int(number))
+        return
+    noise, scale = _noise()[: len(tensor)], 1 + int(number) / 512
+    factors = {"weight": scale, "exp_avg": scale * 1e-3, "exp_avg_sq": noise * (scale * 1e-6)}
+    torch.mul(noise, factors[kind], out=tensor)
+
+
+@cache
+def _noise() -> torch.Tensor:
+    return torch.randn(max(ROWS), WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def make_state(size_bytes: int) -> State:
     """Return a state of about so many bytes."""
-    return dict(tensors(size_bytes, seed))
+    state = dict(allocate(size_bytes))
+    for name, tensor in state.items():
+        fill(name, tensor)
+    return state
 
 
 def change(state: State, every: int = 1) -> None:

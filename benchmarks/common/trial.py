@@ -9,6 +9,8 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +19,11 @@ import torch
 
 from benchmarks.common.backing import back_memory
 from benchmarks.common.question import OURS
-from benchmarks.common.state import State, empty_like, make_state, same
+from benchmarks.common.state import State, allocate, empty_like, fill, make_state, same
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
 
 Figures = dict[str, float]
-_BUILD_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,15 @@ class Trial:
         """Make the subject."""
         return PEERS[self.subject].make(self.folder)
 
-    def prepared(self, state: State) -> Peer:
-        """Make the subject and tell it of the state; then pass the time that building a model takes."""
-        peer = self.peer()
-        peer.prepare(state)
-        make_state(self.size_bytes, _BUILD_SEED)
-        return peer
+    @contextmanager
+    def prepared(self) -> Iterator[tuple[Peer, State]]:
+        """Make the subject, tell it of a state whose memory nobody has touched, and build the state meanwhile."""
+        state = dict(allocate(self.size_bytes))
+        with self.peer() as peer:
+            peer.prepare(state)
+            for name, tensor in state.items():
+                fill(name, tensor)
+            yield peer, state
 
     def save(self, peer: Peer, state: State, step: int) -> tuple[float, float]:
         """Return the seconds until the tensors may change and until the save is durable."""
@@ -81,8 +85,8 @@ class Trial:
             raise SystemExit(f"{self.subject} did not give back what it was given")
 
     def back_memory(self) -> None:
-        """Have as much free memory backed by the host as a save or load may touch."""
-        back_memory(self.socket, self.size_bytes)
+        """Have what is free backed by the host."""
+        back_memory(self.socket)
 
 
 def versions(subject: str) -> str:
@@ -99,6 +103,7 @@ def main() -> None:
     torch.set_num_threads(2)
     trial = Trial(subject, Path(folder), int(size), Path(socket))
     trial.folder.mkdir(parents=True, exist_ok=True)
+    trial.back_memory()
     figures: Figures = importlib.import_module(module).measure(trial)
     print(json.dumps({"figures": figures, "version": versions(subject)}))
 

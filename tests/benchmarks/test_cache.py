@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from benchmarks.common.cache import cached_bytes, files_below, sync_folder
+from benchmarks.common.cache import cached_bytes, files_below, fill_cache, sync_folder
 
 
 def test_a_file_that_was_just_written_is_cached_whole(tmp_path: Path) -> None:
@@ -27,3 +27,10 @@ def test_files_of_all_folders_are_found_and_can_be_made_durable(tmp_path: Path) 
     (tmp_path / "link").symlink_to(inner / "file")
     sync_folder(tmp_path)
     assert list(files_below(tmp_path)) == [inner / "file"]
+
+
+def test_what_was_dropped_is_there_again_once_it_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * mmap.PAGESIZE))
+    fill_cache(tmp_path)
+    assert cached_bytes(path) == 4 * mmap.PAGESIZE

@@ -63,7 +63,7 @@ class TestQuestion:
 
 def test_there_is_a_script_for_every_question_of_a_reader() -> None:
     names = {question.name for question in QUESTIONS}
-    assert names >= {"blocked", "durable", "load", "unchanged", "memory", "cpu", "gil"}
+    assert names >= {"save", "load", "unchanged", "memory", "gil"}
     assert names >= {"s3", "ranks", "history", "quick"}
     assert names >= {"growth", "planning", "records", "fragments", "tiles"}
 
