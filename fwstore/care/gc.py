@@ -14,6 +14,7 @@ from fwstore.care.orphans import (
     LATE_COPY,
     find_coordination,
     find_orphans,
+    find_staged,
     late_copies,
 )
 from fwstore.care.retain import (
@@ -176,7 +177,7 @@ class _Collection:
                 self._delete_late(late_copies(survey, log.fold, given))
                 self._count(survey.condemn(given))
             self._sweep(survey)
-            self._delete_coordination()
+            self._delete_unnamed()
         return plan
 
     def _preview(self, fold: Fold, pins: Sequence[PinEntry]) -> RetentionPlan:
@@ -196,7 +197,7 @@ class _Collection:
             for given in find_orphans(self._log, imagined):
                 self._count(_renamed(late_copies(survey, imagined, given), LATE_COPY))
                 self._count(survey.mark(imagined, given))
-            self._count(_messages(self._log, imagined))
+            self._count(_unnamed(self._log, imagined))
         return plan
 
     def _survey(self) -> Survey:
@@ -232,11 +233,11 @@ class _Collection:
         self._delete([found.key for found in garbage])
         self._bytes += sum(found.size for found in garbage)
 
-    def _delete_coordination(self) -> None:
-        messages = _messages(self._log, self._log.fold)
-        self._count(messages)
-        self._delete([found.key for found in messages])
-        self._bytes += sum(found.size for found in messages)
+    def _delete_unnamed(self) -> None:
+        garbage = _unnamed(self._log, self._log.fold)
+        self._count(garbage)
+        self._delete([found.key for found in garbage])
+        self._bytes += sum(found.size for found in garbage)
 
     def _delete(self, keys: Sequence[str]) -> None:
         log = self._log
@@ -268,10 +269,12 @@ def _renamed(garbage: Iterable[Garbage], reason: str) -> list[Garbage]:
     ]
 
 
-def _messages(log: Log, fold: Fold) -> list[Garbage]:
+def _unnamed(log: Log, fold: Fold) -> list[Garbage]:
+    """Return what no record can ever name: messages of dead jobs, and parts of copies that ended."""
+    messages = find_coordination(log, fold)
     return [
-        Garbage(info.key, info.size, COORDINATION, "", 0, 0)
-        for info in find_coordination(log, fold)
+        *(Garbage(info.key, info.size, COORDINATION, "", 0, 0) for info in messages),
+        *find_staged(log, fold),
     ]
 
 

@@ -12,9 +12,9 @@ from contextlib import suppress
 from fwstore.base.errors import Corrupt
 from fwstore.care.survey import Given, Survey
 from fwstore.format.condemned import CONDEMNED_KEYS_MAX
-from fwstore.format.groups import groups_meet
-from fwstore.format.keys import parse_pack_key, parse_snapshot_id
-from fwstore.log.fold import Fold
+from fwstore.format.groups import GroupRange, groups_meet
+from fwstore.format.keys import pack_key_of_staged, parse_pack_key, parse_snapshot_id
+from fwstore.log.fold import Fold, uses_of
 from fwstore.log.log import Log
 from fwstore.plan.mark import Garbage, is_dead
 from fwstore.store.base import ObjectInfo
@@ -23,6 +23,7 @@ DEAD_PACK = "pack of a save that was never recorded"
 DEAD_MANIFEST = "manifest of a save that was never recorded"
 LATE_COPY = "condemned key that turned up again"
 COORDINATION = "message between the ranks of a dead job"
+STAGED_PART = "part of a copy that nobody goes on with"
 
 _COORDINATION_MARGIN_S = 86_400.0
 
@@ -62,6 +63,17 @@ def find_coordination(log: Log, fold: Fold) -> Iterator[ObjectInfo]:
     for info in log.store.list(f"{log.keys.meta}_coord/"):
         if info.modified < before:
             yield info
+
+
+def find_staged(log: Log, fold: Fold) -> Iterator[Garbage]:
+    """Yield parts of packs that no intent covers: their copy was finished or given up."""
+    covered = [uses_of(hold).groups for hold in tuple(fold.holds.values()) if hold.intent]
+    for info in log.store.list(log.keys.staged):
+        with suppress(Corrupt):
+            pack = parse_pack_key(pack_key_of_staged(info.key))
+            group = (pack.term, pack.save)
+            if not any(groups_meet(groups, [GroupRange(group, group)]) for groups in covered):
+                yield Garbage(info.key, info.size, STAGED_PART, "", *group)
 
 
 def _accounted(log: Log, fold: Fold) -> set[tuple[str, int, int]]:

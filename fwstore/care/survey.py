@@ -91,9 +91,14 @@ class Survey:
             yield Given(tuple(snapshots), tuple(candidates))
 
     def mark(self, fold: Fold, given: Given) -> list[Garbage]:
-        """Return the candidates that no root needs and no list has condemned."""
+        """Return the candidates that no root needs and no list has condemned.
+
+        An intent keeps its groups whole: the tables of what is being copied are written after the packs.
+        """
         groups = given.groups
         roots = self.roots(fold)
+        intents = [r for r in roots.values() if isinstance(r, HoldEntry) and r.intent]
+        coming = group_ranges([g for r in intents for g in uses_of(r).groups], limit=2**31)
         for entry in tuple(fold.condemned.values()):
             if entry.token not in self._taken and groups_meet(entry.groups, groups):
                 self._taken.add(entry.token)
@@ -102,11 +107,13 @@ class Survey:
         packs, free = [], []
         for candidate in given.candidates:
             if candidate.key.startswith(self._log.keys.packs):
-                packs.append(candidate)
+                if not groups_meet(coming, [_group_of(candidate)]):
+                    packs.append(candidate)
             elif candidate.snapshot not in manifests:
                 free.append(candidate)
         seqs = [entry.seq for entry in given.snapshots] or [0]
-        free += self._unneeded(packs, _by_distance(roots.values(), min(seqs), max(seqs)))
+        listing = [root for root in roots.values() if root not in intents]
+        free += self._unneeded(packs, _by_distance(listing, min(seqs), max(seqs)))
         return plan_garbage(free, self._condemned)
 
     def skip(self, garbage: Iterable[Garbage]) -> None:
@@ -230,11 +237,11 @@ def _by_distance(roots: Iterable[Root], first: int, last: int) -> list[Root]:
 def _beyond(packs: list[Garbage], unread: Sequence[Root]) -> list[Garbage]:
     """Return the packs of which no root that was not read has a group."""
     met = group_ranges([span for root in unread for span in uses_of(root).groups], limit=2**31)
-    return [
-        pack
-        for pack in packs
-        if not groups_meet(met, [GroupRange((pack.term, pack.save), (pack.term, pack.save))])
-    ]
+    return [pack for pack in packs if not groups_meet(met, [_group_of(pack)])]
+
+
+def _group_of(candidate: Garbage) -> GroupRange:
+    return GroupRange((candidate.term, candidate.save), (candidate.term, candidate.save))
 
 
 def _unless_changed(

@@ -56,6 +56,11 @@ def groups_meet(left: Sequence[GroupRange], right: Sequence[GroupRange]) -> bool
     return False
 
 
+def groups_cover(outer: Sequence[GroupRange], inner: Sequence[GroupRange]) -> bool:
+    """Return whether sorted ranges contain every group of others."""
+    return group_ranges([*outer, *inner], limit=2**31) == tuple(outer)
+
+
 def check_ranges(ranges: Sequence[GroupRange]) -> None:
     """Refuse ranges that are not sorted, apart and within the bound.
 

@@ -136,6 +136,10 @@ class LineageKeys:
         """Key of a list of condemned keys."""
         return f"{self.meta}_condemned/{token}"
 
+    def heard(self, site: str) -> str:
+        """Key of what was heard of the log at another site, by the uuid of that."""
+        return f"{self.meta}_heard/{site}"
+
     def coordination(self, job: str) -> str:
         """Prefix of the small objects through which ranks without another channel meet."""
         return f"{self.meta}_coord/{job}/"

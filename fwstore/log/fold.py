@@ -309,6 +309,9 @@ class Fold:
                     record.time,
                 )
             case Hold():
+                if body.intent:
+                    # What is copied here was recorded elsewhere, so no writer is on its way with that save.
+                    self.saves[record.term] = max(self.saves.get(record.term, 0), body.save)
                 self.holds[body.hold] = HoldEntry(
                     body.hold,
                     body.snapshot,

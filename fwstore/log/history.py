@@ -151,7 +151,9 @@ def _newest_on_offer(view: View, opened: OpenEntry) -> SnapshotEntry | None:
 
 def _walk(view: View) -> list[str]:
     """Return the remembered ids of the canonical chain, newest first."""
-    return _walk_from(view, (max(view.opens, default=0), _NO_LIMIT))
+    # What was published here of a term shows that it was opened, though its open is in another site's log.
+    terms = {entry.term for entry in view.entries.values() if entry.source is not None}
+    return _walk_from(view, (max([*view.opens, *terms], default=0), _NO_LIMIT))
 
 
 def _walk_from(view: View, place: tuple[int, int] | None) -> list[str]:

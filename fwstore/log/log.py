@@ -81,6 +81,12 @@ class Log:
             self._refresh()
             return self.fold
 
+    def begin_at(self, fold: Fold) -> None:
+        """Go on from a state that somebody found in this log before, and that was compared with its slot."""
+        with self._lock:
+            self.fold = fold
+            self._deriver.newest_summary = fold.anchors.summary
+
     def append(self, make: Make, *, term: int = 0) -> Record | None:
         """Append a record.
 

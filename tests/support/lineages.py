@@ -1,6 +1,7 @@
 """A run on a memory store, without checkpoints: what tests of the log and of the collector need.
 
-Snapshots here have real pack tables and small packs, so that the collector sees what it sees in life.
+Snapshots here have real roots, pack tables and small packs, so that collector and replicator see what they see in
+life; only their leaves are stand-ins.
 """
 
 from __future__ import annotations
@@ -8,24 +9,30 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from blake3 import blake3
 
 from fwstore.base.config import Environment, Limits
 from fwstore.base.ids import SeededIds
-from fwstore.codec.hashing import ContentHash
+from fwstore.codec.hashing import ContentHash, xxh3_128
+from fwstore.format.blocks import PackIdentity, Trailer, encode_header, encode_trailer
 from fwstore.format.groups import group_ranges
 from fwstore.format.keys import LineageKeys, SnapshotId
+from fwstore.format.pack import ChunkEntry, PackEnd, PackLayout
 from fwstore.format.packtable import PackInfo, encode_pack_table
 from fwstore.format.record import Commit, ObjectRef
+from fwstore.format.root import LeafRef, LineageRef, PackTableRef, Root, encode_root
 from fwstore.format.summary import SnapshotEntry
+from fwstore.format.tensor import TensorInfo
 from fwstore.log.fold import uses_of
 from fwstore.log.history import history
 from fwstore.log.lineage import find
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
-from fwstore.log.site import Site
-from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.log.site import Site, create_site
+from fwstore.log.term import Term
+from fwstore.log.terms import Candidate, take_term
 from fwstore.sched import InlineScheduler, Runtime
 from fwstore.sched.scheduler import Scheduler
 from fwstore.store.base import Store
@@ -69,6 +76,12 @@ def make_store() -> MemoryStore:
     return MemoryStore(make_runtime())
 
 
+def made_site(letter: str, store: Store | None = None) -> Site:
+    """A site whose uuid is easily told; its store says who it is."""
+    store = store or make_store()
+    return create_site(store, make_runtime(), name=letter, uuid=letter * 32)
+
+
 def candidate(store: Store, name: str = "run", holder: str = "job") -> Candidate:
     """A candidate at the only site."""
     site = Site(SITE, "here", store)
@@ -110,9 +123,11 @@ class Saver:
         ids = log.runtime.ids
         name = SnapshotId(step, self.term.number, self.save, ids.token(8))
         packs = [*reuse, *[self._pack(rank) for rank in range(fresh)]]
-        root = put(log.store, keys.root(name), b"root of " + str(name).encode())
-        put(log.store, keys.leaf(name, 0), b"leaf of " + str(name).encode())
+        leaf = put(log.store, keys.leaf(name, 0), b"leaf of " + str(name).encode())
         table = put(log.store, keys.pack_table(name, 0), encode_pack_table(0, packs))
+        root = put(
+            log.store, keys.root(name), encode_root(self._root(name, leaf, table, len(packs)))
+        )
         return Commit(
             snapshot=str(name),
             step=step,
@@ -134,23 +149,73 @@ class Saver:
         self.packs = packs
         return self.parent
 
+    def _root(self, name: SnapshotId, leaf: ObjectRef, table: ObjectRef, packs: int) -> Root:
+        lineage = LineageRef(self.term.keys.label, self.term.lineage)
+        paths = (("w",), ("w",))
+        return Root(
+            lineage=lineage,
+            snapshot=str(name),
+            step=name.step,
+            term=name.term,
+            save=name.save,
+            leaves=(LeafRef(0, 1, *paths, leaf.size, bytes.fromhex(leaf.digest)),),
+            pack_tables=(PackTableRef(0, packs, table.size, bytes.fromhex(table.digest)),)
+            if packs
+            else (),
+            lineages=(lineage,),
+        )
+
     def _pack(self, rank: int) -> PackInfo:
         log = self.term.log
-        pack = PackInfo(
-            lineage=0,
-            spread=rank % 4,
+        identity = PackIdentity(
+            lineage=self.term.lineage,
             term=self.term.number,
             save=self.save,
             rank=rank,
             number=0,
             token=log.runtime.ids.token(8),
-            size=1000,
-            footer_length=100,
-            footer_digest=bytes(32),
-            chunks=1,
         )
-        put(log.store, pack.key([self.term.keys]), bytes(pack.size))
+        pack, content = small_pack(identity)
+        put(log.store, pack.key([self.term.keys]), content)
         return pack
+
+
+@cache
+def _template() -> tuple[bytes, PackEnd]:
+    """A pack of one chunk: its bytes before the footer, and its end; whose it is stands in its headers alone."""
+    info = TensorInfo(("w",), "uint8", (512,), ((1, 512),))
+    layout = PackLayout(_NOBODY, [info], ContentHash().digest)
+    content = bytes(range(256)) * 2
+    entry = ChunkEntry(blake3(content).digest(), xxh3_128(content), 0, 512, 512, 0, 0)
+    place = layout.append(entry)
+    return b"".join([layout.header, place.header, content, place.padding]), layout.finish()
+
+
+_NOBODY = PackIdentity(lineage="0" * 32, term=0, save=0, rank=0, number=0, token="0" * 16)
+
+
+def small_pack(identity: PackIdentity) -> tuple[PackInfo, bytes]:
+    """A real pack of one chunk, and how a pack table tells of it."""
+    front, end = _template()
+    nobody, own = encode_header(_NOBODY), encode_header(identity)
+    footer = end.footer.replace(nobody, own)
+    digest = blake3(footer).digest()
+    trailer = encode_trailer(Trailer(len(front), len(footer), digest, 1))
+    content = front.replace(nobody, own) + footer + trailer
+    pack = PackInfo(
+        lineage=0,
+        spread=identity.rank % 4,
+        term=identity.term,
+        save=identity.save,
+        rank=identity.rank,
+        number=identity.number,
+        token=identity.token,
+        size=len(content),
+        footer_length=len(footer),
+        footer_digest=digest,
+        chunks=1,
+    )
+    return pack, content
 
 
 def put(store: Store, key: str, content: bytes) -> ObjectRef:

@@ -1,0 +1,289 @@
+"""Copying packs from other sites into the store of this one.
+
+Invariant: what becomes visible under the key of a pack is, byte for byte, what its pack table proves; it appears whole
+or not at all. After a crash at most one part of every pack under way is fetched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from fwstore.base.errors import (
+    Corrupt,
+    FwstoreError,
+    InternalError,
+    LimitExceeded,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+from fwstore.codec.hashing import ContentHash
+from fwstore.format.blocks import BLOCK_BYTES
+from fwstore.format.keys import staged_part
+from fwstore.format.packtable import PackInfo
+from fwstore.sched import Budget, Runtime
+from fwstore.store.base import ReadInto, Store
+from fwstore.wan.pieces import PackShape, Part, Piece, shape_of
+
+Throttle = Callable[[int], None]
+Lock = AbstractContextManager[object]
+T = TypeVar("T")
+
+# What one source may answer without the others being asked in vain.
+_ELSEWHERE = (NotFound, Corrupt, Unavailable, PermissionDenied)
+
+
+def unthrottled(size_bytes: int) -> None:
+    """Wait for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """A site to copy from.
+
+    Attributes:
+        name: For people.
+        store: Its store, which is only read.
+        throttle: Called with their number before bytes are asked for; returns when they may be.
+        remote: What it gives crosses a link, and counts as received.
+    """
+
+    name: str
+    store: Store
+    throttle: Throttle = unthrottled
+    remote: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PackCopy:
+    """A pack to be copied.
+
+    Attributes:
+        key: Its key here.
+        info: What its pack table says of it.
+        supplies: Who has it, and under which key; the nearest first.
+    """
+
+    key: str
+    info: PackInfo
+    supplies: tuple[tuple[Supply, str], ...]
+
+
+@dataclass
+class CopyTally:
+    """What was copied.
+
+    Attributes:
+        packs: Packs that came whole or in part from elsewhere.
+        packs_found: Packs that were here, and were read again because no record proves them.
+        bytes_received: Bytes asked of supplies, repeated ones included.
+        bytes_found: Bytes that an earlier attempt had brought.
+    """
+
+    packs: int = 0
+    packs_found: int = 0
+    bytes_received: int = 0
+    bytes_found: int = 0
+
+    def add(self, other: CopyTally) -> None:
+        """Take in the counts of another copy."""
+        self.packs += other.packs
+        self.packs_found += other.packs_found
+        self.bytes_received += other.bytes_received
+        self.bytes_found += other.bytes_found
+
+
+class _Job:
+    """One pack under way, whose pieces several threads fetch."""
+
+    def __init__(self, copy: PackCopy, supplies: Sequence[tuple[Supply, str]], lock: Lock) -> None:
+        self.copy = copy
+        self.tally = CopyTally()
+        self._supplies = list(supplies)
+        self._lock = lock
+
+    def supplies(self) -> list[tuple[Supply, str]]:
+        """Return who is asked, in this order."""
+        with self._lock:
+            return list(self._supplies)
+
+    def put_last(self, source: tuple[Supply, str]) -> None:
+        """Ask a supply last from now on."""
+        with self._lock:
+            self._supplies.remove(source)
+            self._supplies.append(source)
+
+    def expect(self, supply: Supply, size_bytes: int) -> None:
+        """Wait until bytes may be asked for, and count them."""
+        supply.throttle(size_bytes)
+        with self._lock:
+            self.tally.bytes_received += size_bytes if supply.remote else 0
+
+
+class Copier:
+    """Copies packs to one store; safe in threads.
+
+    Args:
+        store: Where they go.
+        runtime: Threads and limits.
+        content_hash: The hash that proves footers.
+    """
+
+    def __init__(self, store: Store, runtime: Runtime, content_hash: ContentHash) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._hash = content_hash
+        limits = runtime.limits
+        self._budget = Budget(limits.inflight_bytes)
+        self._silent: set[str] = set()
+        # As many as memory lets work: who waits for memory with a thread in hand keeps it from the others.
+        self._packs_at_once = max(1, limits.inflight_bytes // limits.part_bytes)
+
+    def copy(self, packs: Sequence[PackCopy]) -> CopyTally:
+        """Copy packs; those that are here already are read and verified instead.
+
+        Raises:
+            NotFound: No supply has a pack; the first said so.
+            Corrupt: No supply has the bytes that were written; pack, chunk and site are named.
+            Unavailable: The nearest supply does not answer, nor has another the pack; or the own store does not.
+        """
+        total = CopyTally()
+        scheduler = self._runtime.scheduler
+        for tally in scheduler.map(self._copy_one, packs, limit=self._packs_at_once):
+            total.add(tally)
+        return total
+
+    def _copy_one(self, copy: PackCopy) -> CopyTally:
+        here = self._find_whole(copy)
+        if here is not None:
+            self._drop_staged(copy, here[:-1])
+            return CopyTally(packs_found=1, bytes_found=copy.info.size)
+        job = self._job(copy, copy.supplies)
+        shape = self._from_any(job, lambda supply, key: self._shape(job, supply, key))
+        parts = shape.parts(self._runtime.limits)
+        upload = self._store.upload(copy.key)
+        try:
+            upload.write([shape.head])
+            staged = len(parts) > 1
+            for part in parts:
+                with self._budget.reserve(part.length):
+                    content = self._staged(job, shape, part) if staged else None
+                    # Parts arrive in order, so behind the first that is not there none is.
+                    staged = content is not None
+                    if content is None:
+                        content = self._fetch(job, shape, part)
+                        if part is not parts[-1]:
+                            self._stage(copy, part, content)
+                    upload.write([content])
+            upload.write([shape.tail])
+            upload.commit()
+        except BaseException:
+            upload.abort()
+            raise
+        self._drop_staged(copy, parts[:-1])
+        job.tally.packs = 1
+        return job.tally
+
+    def _find_whole(self, copy: PackCopy) -> list[Part] | None:
+        """Return the parts of a pack that is here: somebody brought it who died before a record said so."""
+        info = copy.info
+        try:
+            if self._store.head(copy.key).size != info.size:
+                return None
+            end = self._store.get_range(
+                copy.key, info.footer_offset, info.footer_length + BLOCK_BYTES
+            )
+            shape = shape_of(info, end, self._hash)
+            if self._store.get_range(copy.key, 0, BLOCK_BYTES) != shape.head:
+                return None
+            parts = shape.parts(self._runtime.limits)
+            job = self._job(copy, [(Supply("here", self._store, remote=False), copy.key)])
+            for part in parts:
+                with self._budget.reserve(part.length):
+                    self._fetch(job, shape, part)
+        except (NotFound, Corrupt):
+            return None
+        return parts
+
+    def _job(self, copy: PackCopy, supplies: Sequence[tuple[Supply, str]]) -> _Job:
+        # A site that was silent once is asked last, or every pack would wait for it.
+        ordered = sorted(supplies, key=lambda source: source[0].name in self._silent)
+        return _Job(copy, ordered, self._runtime.scheduler.lock())
+
+    def _shape(self, job: _Job, supply: Supply, key: str) -> PackShape:
+        info = job.copy.info
+        length = info.footer_length + BLOCK_BYTES
+        job.expect(supply, length)
+        return shape_of(info, supply.store.get_range(key, info.footer_offset, length), self._hash)
+
+    def _fetch(self, job: _Job, shape: PackShape, part: Part) -> memoryview:
+        """Return the bytes of a part, verified."""
+        content = np.empty(part.length, np.uint8).data
+
+        def read(piece: Piece) -> None:
+            start = piece.offset - part.offset
+            target = content[start : start + piece.length]
+
+            def from_one(supply: Supply, key: str) -> None:
+                job.expect(supply, piece.length)
+                supply.store.read_into(key, [ReadInto(piece.offset, [target])])
+                shape.check(piece, target)
+
+            self._from_any(job, from_one)
+
+        self._runtime.scheduler.map(read, part.pieces)
+        return content
+
+    def _from_any(self, job: _Job, read: Callable[[Supply, str], T]) -> T:
+        """Return what the first supply gives that can; wrong bytes are asked for twice."""
+        failure: FwstoreError | None = None
+        for source in job.supplies():
+            supply, key = source
+            for attempt in range(2):
+                try:
+                    return read(supply, key)
+                except _ELSEWHERE as error:
+                    failure = failure or _told(error, supply, key)
+                    if attempt or not isinstance(error, Corrupt):
+                        break
+            job.put_last(source)
+            if isinstance(failure, Unavailable):
+                self._silent.add(supply.name)
+        raise failure or InternalError(f"{job.copy.key} has no supply")
+
+    def _staged(self, job: _Job, shape: PackShape, part: Part) -> memoryview | None:
+        """Return a part that an earlier attempt brought, verified again, or None."""
+        try:
+            stored = self._store.get(
+                staged_part(job.copy.key, part.offset, part.length), limit_bytes=part.length
+            )
+            content = memoryview(stored)
+            for piece in part.pieces:
+                start = piece.offset - part.offset
+                shape.check(piece, content[start : start + piece.length])
+        except (NotFound, Corrupt, LimitExceeded):
+            return None
+        job.tally.bytes_found += part.length
+        return content
+
+    def _stage(self, copy: PackCopy, part: Part, content: memoryview) -> None:
+        key = staged_part(copy.key, part.offset, part.length)
+        self._store.put(key, [content], mode="overwrite")
+
+    def _drop_staged(self, copy: PackCopy, parts: Sequence[Part]) -> None:
+        if parts:
+            # What cannot be deleted now goes with the next collection.
+            with suppress(FwstoreError):
+                self._store.delete(
+                    [staged_part(copy.key, part.offset, part.length) for part in parts]
+                )
+
+
+def _told(error: FwstoreError, supply: Supply, key: str) -> FwstoreError:
+    """Return an error that names the site and the pack."""
+    return type(error)(f"{key} at {supply.name}: {error}")

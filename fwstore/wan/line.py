@@ -1,0 +1,302 @@
+"""One lineage in one round: hearing who has what, and copying it one snapshot after the other.
+
+Invariant: after every snapshot all logs are read again, so what is newest when its turn comes is copied first; a
+snapshot that cannot be copied is told and stops no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fwstore.base.errors import Conflict, FwstoreError, NotFound
+from fwstore.codec.hashing import ContentHash
+from fwstore.format.lineage import Lineage
+from fwstore.format.record import AnyBody, Fence
+from fwstore.format.summary import SnapshotEntry
+from fwstore.format.vote import Receipt
+from fwstore.log.fold import Fold
+from fwstore.log.history import canonical_chain, view_of
+from fwstore.log.lineage import birth, claim_name, read_lineage
+from fwstore.log.log import Log
+from fwstore.log.site import Site
+from fwstore.plan.replication import (
+    Everything,
+    Known,
+    Policy,
+    ReplicationPlan,
+    Transfer,
+    plan_replication,
+)
+from fwstore.sched import Runtime
+from fwstore.wan.copy import Supply, Throttle, unthrottled
+from fwstore.wan.heard import Listener
+from fwstore.wan.pull import Offer, Puller, collected
+from fwstore.wan.reports import Copied, Trouble
+
+FenceLate = Callable[[Log, Mapping[str, Fold]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A site to copy from.
+
+    Attributes:
+        site: Which, and its store.
+        throttle: See `Supply`.
+    """
+
+    site: Site
+    throttle: Throttle = unthrottled
+
+    @property
+    def supply(self) -> Supply:
+        """What packs are copied from."""
+        return Supply(self.site.name, self.site.store, self.throttle)
+
+
+def fence_late(log: Log, folds: Mapping[str, Fold]) -> bool:
+    """Fence the own log where another site opened a higher term; return whether that was needed.
+
+    Args:
+        log: The own log.
+        folds: Logs of other sites by uuid.
+    """
+    opened = [
+        term
+        for site, fold in folds.items()
+        for term, found in fold.opens.items()
+        if found.home == site
+    ]
+    newest = max(opened, default=0)
+
+    def make(fold: Fold) -> AnyBody | None:
+        return None if fold.fence >= newest else Fence()
+
+    return log.append(make, term=newest) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A site, where it copies from and what it wants.
+
+    Attributes:
+        own: The site.
+        sources: The others, the nearest first.
+        runtime: Threads and limits.
+        content_hash: The hash that proves objects.
+        policy: What is wanted of a run, by its name; None where nothing is.
+        fence: Fences the own log where that is late; returns whether it was.
+        receipts: What witnesses know of the terms of a lineage.
+    """
+
+    own: Site
+    sources: tuple[Source, ...]
+    runtime: Runtime
+    content_hash: ContentHash = field(default_factory=ContentHash)
+    policy: Callable[[str], Policy | None] = lambda _: Everything()
+    fence: FenceLate = fence_late
+    receipts: Callable[[Lineage], Sequence[Receipt]] = lambda _: ()
+
+
+@dataclass
+class Notes:
+    """What a round has to tell."""
+
+    copied: list[Copied] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+    withdrawn: int = 0
+    fenced: list[str] = field(default_factory=list)
+
+
+class Line:
+    """One lineage in one round.
+
+    Args:
+        destination: Where to.
+        listener: Follows its logs.
+        sources: Who has it.
+        notes: Takes what is to be told.
+        whole: Every site was asked whether it has it.
+
+    Attributes:
+        lineage: Which.
+        plan: What is to be copied and what is not.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        listener: Listener,
+        sources: Sequence[Source],
+        notes: Notes,
+        *,
+        whole: bool,
+    ) -> None:
+        self.lineage = listener.lineage
+        self.plan = ReplicationPlan((), ())
+        self._destination = destination
+        self._listener = listener
+        self._sources = list(sources)
+        self._notes = notes
+        self._whole = whole
+        self._failed: set[str] = set()
+        self._own: Log | None = None
+        self._heard: dict[str, tuple[Source, Log]] = {}
+
+    def look(self) -> bool:
+        """Make the plan without writing anything; False where nothing of the lineage is wanted."""
+        own = self._destination.own
+        if read_lineage(own.store, self.lineage.keys) is not None:
+            return self._listen() and self._replan()
+        self._hear_sources()
+        self.plan = plan_replication(self._known(None), self._policy())
+        return True
+
+    def begin(self) -> bool:
+        """Bring the lineage itself, read its logs, do what comes before copying, and make the plan."""
+        destination, keys = self._destination, self.lineage.keys
+        try:
+            if read_lineage(destination.own.store, keys) is None:
+                if self._policy() is None:
+                    return False
+                claim_name(destination.own.store, keys.name, destination.runtime)
+                birth(destination.own.store, self.lineage, destination.runtime)
+            return self._round()
+        except FwstoreError as error:
+            self._note(error)
+            return False
+
+    @property
+    def waiting(self) -> list[Transfer]:
+        """What is still to be tried in this round."""
+        return [t for t in self.plan.transfers if t.snapshot not in self._failed]
+
+    def left(self) -> list[Transfer]:
+        """Return what did not come."""
+        return [t for t in self.plan.transfers if t.snapshot in self._failed]
+
+    def pull(self, transfer: Transfer) -> None:
+        """Copy a snapshot, then look again: something newer may have come meanwhile."""
+        clock = self._destination.runtime.clock
+        started = clock.monotonic()
+        try:
+            offers = [
+                Offer(uuid, self._heard[uuid][0].supply, self._heard[uuid][1], entry)
+                for uuid, entry in transfer.offers
+            ]
+            pulled = self._puller().pull(offers)
+            if pulled.source:
+                self._notes.copied.append(
+                    Copied(
+                        run=self.lineage.name,
+                        snapshot=transfer.snapshot,
+                        step=transfer.step,
+                        source=self._heard[pulled.source][0].site.name,
+                        packs=pulled.tally.packs,
+                        bytes_received=pulled.tally.bytes_received,
+                        seconds=clock.monotonic() - started,
+                    )
+                )
+        except FwstoreError as error:
+            self._failed.add(transfer.snapshot)
+            self._note(error, transfer.snapshot)
+        try:
+            self._round()
+        except FwstoreError as error:
+            self._note(error)
+            self._failed |= {t.snapshot for t in self.plan.transfers}
+
+    def _round(self) -> bool:
+        """Read every log, fence late, withdraw what is gone, and plan."""
+        if not self._listen():
+            return False
+        log = self._own_log()
+        folds = {uuid: heard.fold for uuid, (_, heard) in self._heard.items()}
+        if self._destination.fence(log, folds):
+            self._notes.fenced.append(self.lineage.name)
+        self._withdraw(log, folds)
+        return self._replan()
+
+    def _listen(self) -> bool:
+        self._own = self._listener.hear(self._destination.own)
+        if self._own.fold.closed is not None:
+            self._note(Conflict(f"{self.lineage.keys.label} was deleted here: nothing is copied"))
+            return False
+        self._hear_sources()
+        return True
+
+    def _hear_sources(self) -> None:
+        for source in list(self._sources):
+            try:
+                log = self._listener.hear(source.site)
+                self._heard[source.site.uuid] = source, log
+            except FwstoreError as error:
+                self._note(error, site=source.site.name)
+                self._sources.remove(source)
+                self._heard.pop(source.site.uuid, None)
+                self._whole = False
+
+    def _withdraw(self, log: Log, folds: Mapping[str, Fold]) -> None:
+        """End intents whose snapshot nobody offers any more - if everybody was asked."""
+        offered = {entry.id for fold in folds.values() for entry in fold.live()}
+        for intent in tuple(log.fold.holds.values()):
+            here = intent.snapshot in log.fold.entries
+            if intent.intent and (here or (self._whole and intent.snapshot not in offered)):
+                self._puller().withdraw(intent)
+                self._notes.withdrawn += 1
+
+    def _replan(self) -> bool:
+        self.plan = plan_replication(self._known(self._own_log()), self._policy())
+        return True
+
+    def _known(self, own: Log | None) -> Known:
+        folds = {uuid: log.fold for uuid, (_, log) in self._heard.items()}
+        everybody = dict(folds) if own is None else {self._destination.own.uuid: own.fold, **folds}
+        offers = {uuid: {e.id: e for e in fold.live()} for uuid, fold in folds.items()}
+        view = view_of(everybody, self._destination.receipts(self.lineage))
+        return Known(
+            chain=canonical_chain(view),
+            offers=offers,
+            here=() if own is None else own.fold.entries.keys(),
+            gone={} if own is None else _gone(own, offers),
+            marked=_marked(folds.values()),
+        )
+
+    def _policy(self) -> Policy | None:
+        return self._destination.policy(self.lineage.name)
+
+    def _puller(self) -> Puller:
+        destination = self._destination
+        return Puller(self._own_log(), destination.runtime, destination.content_hash)
+
+    def _own_log(self) -> Log:
+        if self._own is None:
+            raise NotFound(f"{self.lineage.keys.label} is not known here")
+        return self._own
+
+    def _note(self, error: FwstoreError, snapshot: str = "", site: str = "") -> None:
+        self._notes.troubles.append(
+            Trouble(run=self.lineage.name, site=site, snapshot=snapshot, error=error)
+        )
+
+
+def _gone(own: Log, offers: Mapping[str, Mapping[str, SnapshotEntry]]) -> dict[str, str]:
+    """Return what was given up here, with how; also what the log no longer remembers."""
+    fold = own.fold
+    unknown = {
+        name: entry
+        for offered in offers.values()
+        for name, entry in offered.items()
+        if name not in fold.entries and name not in fold.gone
+    }
+    gone = dict.fromkeys([*fold.gone, *collected(own, unknown.values())], "collected here")
+    return gone | dict.fromkeys(fold.expired, "expired here")
+
+
+def _marked(folds: Collection[Fold]) -> dict[str, str]:
+    marked: dict[str, str] = {}
+    for fold in folds:
+        marked |= {pin.snapshot: f"pinned: {pin.reason}" for pin in tuple(fold.pins.values())}
+        marked |= {snapshot: f"tagged {tag!r}" for tag, snapshot in tuple(fold.tags.items())}
+    return marked
