@@ -35,7 +35,8 @@ from fwstore.log.lineage import find, list_lineages, read_lineage
 from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site
-from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.log.term import Term
+from fwstore.log.terms import Candidate, take_term
 from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_all
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep, check_keep
@@ -45,7 +46,7 @@ from fwstore.sched.runtime import system_runtime
 from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
 from fwstore.store.probe import ProbeReport, probe_store
-from fwstore.wan.sites import Sites, for_site
+from fwstore.wan.sites import Silence, Sites, for_site
 
 
 def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resembles
@@ -251,16 +252,30 @@ class Repository:
 
     def take_term(self, name: str, base: str | None) -> Term:
         """Win the next term of a run for this process."""
-        site = self.sites.join()
+        sites = self.sites
+        home = replace(sites.join(), store=self.store)
+        voters = sites.answers(sites.topology.witnesses)
         candidate = Candidate(
             name=name,
-            home=site,
-            witnesses=(site,),
+            home=home,
+            witnesses=tuple(site for site in voters if isinstance(site, Site)),
+            absent=tuple(site.elector for site in voters if isinstance(site, Silence)),
+            sites=tuple(sites.reachable()),
             holder=self.runtime.environment.text("HOSTNAME") or "unnamed host",
             read_packs=PackTables(self._hash),
             loadable=lambda entry: self._is_whole(name, entry),
         )
         return take_term(candidate, self.runtime, base=base)
+
+    def through(self, access: Access) -> Access:
+        """Return what reads a lineage here first, and from other sites what is not here."""
+        others = [self.sites.patient_store(s.name) for s in self.sites.reachable(keeping=True)]
+        if not others:
+            return access
+        origin = replace(access.origin, stores=(self.store, *others))
+        footers = FooterCache(origin)
+        reader = ContentReader(origin, footers, self.pool)
+        return replace(access, origin=origin, footers=footers, reader=reader)
 
     def borrowed(self, references: Sequence[Reference]) -> dict[str, Access]:
         """Return the lineages from which references borrow packs in turn, by label."""
@@ -303,7 +318,7 @@ class Repository:
         if access is None:
             return False
         try:
-            manifest = Checkpoint(access, entry).manifest
+            manifest = Checkpoint(self.through(access), entry).manifest
             manifest.tensors()
             manifest.all_packs()
         except (Corrupt, NotFound) as error:

@@ -41,7 +41,7 @@ from fwstore.history import RunHistory
 from fwstore.log.fold import Fold
 from fwstore.log.lineage import delete
 from fwstore.log.pins import pin, tag, unpin
-from fwstore.log.terms import Term
+from fwstore.log.term import Term
 from fwstore.plan.retention import Keep, check_keep
 
 if TYPE_CHECKING:
@@ -119,13 +119,18 @@ class Run(RunHistory):
         settings = JobSettings(
             codec=codec,
             bases=[checkpoint.manifest for checkpoint in bases],
+            lends=announced.lends,
             references=borrowed[: len(references or {})],
             foreign=()
             if term is None
             else pin_references(borrowed, access, term, self._repository.borrowed(borrowed)),
             after_commit=self._repository.retention(access, keep),
         )
-        return make_writer(session, self._repository.pool, settings, announced.base, term)
+        began = None
+        if announced.base is not None:
+            reads = access if announced.lends else self._repository.through(access)
+            began = Checkpoint(reads, announced.base)
+        return make_writer(session, self._repository.pool, settings, began, term)
 
     def fork(self, name: str, *, at: int | None = None) -> Run:
         """Create another run that begins with a checkpoint of this one; no tensor byte is copied.
@@ -245,7 +250,9 @@ class Run(RunHistory):
         access = self._repository.access(ticket.name, ticket.generation, ticket.lineage)
         base = None
         if ticket.base is not None:
-            entry = access.log.refresh().entries.get(ticket.base)
+            # What is not on offer here lends nothing: its packs are elsewhere, or may go.
+            entries = {entry.id: entry for entry in access.log.refresh().live()}
+            entry = entries.get(ticket.base)
             base = None if entry is None else Checkpoint(access, entry).manifest
         return write_part(access, ticket, tensors, rank, base)
 

@@ -135,7 +135,7 @@ class SaveEngine:
         self.agreement = Agreement(session.coordinator, session.access.runtime)
         self._pool = pool
         self._parent = parent
-        self._bases = [*bases, *([] if parent is None else [parent])]
+        self._bases = list(bases)
         self._grids: Grids | None = None
         self._plan: SavePlan | None = None
         self._known: tuple[SavePlan, Known] | None = None

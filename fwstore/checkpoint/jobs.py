@@ -27,7 +27,7 @@ from fwstore.format.record import Foreign
 from fwstore.format.summary import SnapshotEntry
 from fwstore.format.vote import VOTE_BYTES_MAX, encode_vote, parse_vote
 from fwstore.log.tail import get_parsed
-from fwstore.log.terms import Term
+from fwstore.log.term import Term
 from fwstore.sched import BufferPool, Runtime
 from fwstore.store.base import Store
 
@@ -37,13 +37,14 @@ _FIRST_SAVE = 1
 
 
 class JobAnnouncement(msgspec.Struct, frozen=True):
-    """What rank 0 tells the others: the lineage, the term, its base, and the vote that they must see."""
+    """What rank 0 tells the others: the lineage, the term, its base, whether that lends packs, and the vote they must see."""
 
     name: str
     generation: int
     lineage: str
     term: int
     base: SnapshotEntry | None
+    lends: bool
     vote: bytes
 
 
@@ -54,6 +55,7 @@ class JobSettings:
     Attributes:
         codec: How chunks are encoded.
         bases: Manifests of other snapshots to look for known chunks in.
+        lends: Whether the base may lend chunks: its packs are in this store and stay.
         references: Snapshots whose tensors are taken over by reference.
         foreign: Pins that keep packs of other lineages.
         after_commit: Called on rank 0 after every commit; returns bytes freed.
@@ -61,6 +63,7 @@ class JobSettings:
 
     codec: CodecChoice = "raw"
     bases: Sequence[Manifest] = ()
+    lends: bool = True
     references: Sequence[Reference] = ()
     foreign: Sequence[Foreign] = ()
     after_commit: AfterCommit = field(default=lambda _: 0)
@@ -86,7 +89,13 @@ def announce_term(
         coordinator.put(_JOB_KEY, failure_message(error))
         raise
     found = JobAnnouncement(
-        term.keys.name, term.keys.generation, term.lineage, term.number, term.base, vote
+        name=term.keys.name,
+        generation=term.keys.generation,
+        lineage=term.lineage,
+        term=term.number,
+        base=term.base,
+        lends=term.lends,
+        vote=vote,
     )
     coordinator.put(_JOB_KEY, _SEEN + msgspec.msgpack.encode(found))
     return term, found
@@ -129,7 +138,7 @@ def make_writer(
     session: Session,
     pool: BufferPool,
     settings: JobSettings,
-    base: SnapshotEntry | None,
+    base: Checkpoint | None,
     term: Term | None,
 ) -> Writer:
     """Return the writer of one rank.
@@ -138,18 +147,18 @@ def make_writer(
         session: The job as this rank holds it.
         pool: Staging memory.
         settings: What was asked for.
-        base: The snapshot that the job continues.
+        base: The checkpoint that the job continues.
         term: The right to write, on rank 0.
     """
-    checkpoint = None if base is None else Checkpoint(session.access, base)
-    parent = None if checkpoint is None else _manifest_or_none(checkpoint)
-    engine = SaveEngine(session, pool, parent, settings.bases)
+    parent = None if base is None else _manifest_or_none(base)
+    lenders = [*settings.bases, *([parent] if parent is not None and settings.lends else [])]
+    engine = SaveEngine(session, pool, parent, lenders)
     leader = None
     if term is not None:
         referenced = [contribution_of_reference(reference) for reference in settings.references]
         committer = Committer(session, term, referenced, settings.foreign)
         leader = Leader(session, committer, settings.after_commit)
-    return Writer(engine, leader, checkpoint)
+    return Writer(engine, leader, base)
 
 
 def _manifest_or_none(checkpoint: Checkpoint) -> Manifest | None:

@@ -34,7 +34,7 @@ from fwstore.format.keys import SnapshotId
 from fwstore.format.record import Commit, Foreign, ObjectRef
 from fwstore.format.root import Root, SnapshotRef
 from fwstore.format.summary import SnapshotEntry
-from fwstore.log.terms import Term
+from fwstore.log.term import Term
 
 _TOKEN_BYTES = 8
 

@@ -36,7 +36,7 @@ from fwstore.format.state import encode_state
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.fold import Fold
 from fwstore.log.history import history
-from fwstore.log.terms import Term
+from fwstore.log.term import Term
 
 _ONLY_SAVE = 1
 

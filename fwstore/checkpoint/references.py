@@ -20,7 +20,7 @@ from fwstore.format.rows import concat_fragments, concat_runs
 from fwstore.format.summary import SnapshotEntry
 from fwstore.format.tensor import TensorInfo
 from fwstore.log.pins import pin
-from fwstore.log.terms import Term
+from fwstore.log.term import Term
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fwstore.base.errors import Conflict, FwstoreError, NotFound, Unsupported
+from fwstore.base.errors import (
+    Conflict,
+    Corrupt,
+    LimitExceeded,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    Unsupported,
+)
 from fwstore.base.ids import write_id
 from fwstore.format.keys import SITE_KEY
 from fwstore.format.site import (
@@ -23,6 +31,9 @@ from fwstore.log.tail import get_or_none, get_parsed
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
+
+# What another site may answer in place of what was asked: it then counts as one that did not answer.
+UNHEARD = (Unavailable, PermissionDenied, Corrupt, Unsupported, LimitExceeded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,7 @@ def still_is(site: Site) -> bool:
     """
     try:
         found = get_parsed(site.store, SITE_KEY, SITE_BYTES_MAX, parse_site)
-    except FwstoreError:
+    except UNHEARD:
         return False
     return found is not None and found.site == site.uuid
 

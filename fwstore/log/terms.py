@@ -6,7 +6,7 @@ log that was fenced. The order of steps is section 4 of docs/spec/log.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -24,16 +24,17 @@ from fwstore.base.errors import (
 from fwstore.base.ids import write_id
 from fwstore.format.keys import SITE_KEY, LineageKeys
 from fwstore.format.lineage import Kind, Lineage
-from fwstore.format.names import validate_name
-from fwstore.format.record import AnyBody, Commit, Fence, Open, Pin, Unpin
+from fwstore.format.record import AnyBody, Fence, Open, Pin
 from fwstore.format.summary import SnapshotEntry
 from fwstore.format.vote import Receipt, Vote, encode_vote
-from fwstore.log.fold import Fold, uses_of
-from fwstore.log.history import canonical_chain, view_of
-from fwstore.log.lineage import birth, claim_name, find, open_log
+from fwstore.log.fold import Fold
+from fwstore.log.history import View, canonical_chain, view_of
+from fwstore.log.identify import identify
+from fwstore.log.lineage import birth, open_log, read_lineage
 from fwstore.log.log import Log
 from fwstore.log.packs import PackReader
-from fwstore.log.site import Site
+from fwstore.log.site import UNHEARD, Site, still_is
+from fwstore.log.term import Term, unpin_bases
 from fwstore.log.votes import Ballots, Electorate, reachable
 from fwstore.sched import Runtime
 from fwstore.store.create import create_once
@@ -56,6 +57,7 @@ class Candidate:
         name: Of the run.
         home: The site whose log the winner writes.
         witnesses: Sites of the electorate by the topology of the candidate.
+        absent: Witnesses of that topology that cannot be asked: uuids, or ``?`` and a name where none is known.
         sites: Further sites that can be reached.
         holder: Who that is, for people: host, process, job.
         read_packs: Lists the packs of a snapshot.
@@ -66,84 +68,22 @@ class Candidate:
     name: str
     home: Site
     witnesses: tuple[Site, ...]
+    absent: tuple[str, ...] = ()
     sites: tuple[Site, ...] = ()
     holder: str
     read_packs: PackReader
     loadable: Callable[[SnapshotEntry], bool] = _loadable
     kind: Kind = "run"
 
-
-class Term:
-    """The right to extend a run until a higher term fences it; made by `take_term`.
-
-    Attributes:
-        number: The fencing number.
-        base: The snapshot that the term continues, or None for a new run.
-        log: The home log.
-    """
-
-    def __init__(
-        self, number: int, base: SnapshotEntry | None, log: Log, pinned: list[Log]
-    ) -> None:
-        self.number = number
-        self.base = base
-        self.log = log
-        self._pinned = pinned
+    @property
+    def electorate(self) -> frozenset[str]:
+        """Every witness of the topology, whether it answers or not."""
+        return frozenset(site.uuid for site in self.witnesses) | frozenset(self.absent)
 
     @property
-    def lineage(self) -> str:
-        """Uuid of the run."""
-        return self.log.lineage
-
-    @property
-    def keys(self) -> LineageKeys:
-        """Where the run is."""
-        return self.log.keys
-
-    def commit(self, commit: Commit, packs: Iterable[str] | None = None) -> SnapshotEntry:
-        """Append a snapshot whose packs and manifest are durable; a repeated call finds the first.
-
-        Args:
-            commit: The snapshot.
-            packs: Keys of all packs of the run that its tables list; without them the tables are read back
-                where its groups meet condemned ones.
-
-        Raises:
-            Fenced: A newer job owns the run.
-            Conflict: It refers to condemned bytes, or the run was deleted.
-            Unavailable: Whether it was committed is unknown; it may still appear.
-        """
-
-        def make(fold: Fold) -> AnyBody | None:
-            return None if commit.snapshot in fold.entries else commit
-
-        if packs is not None:
-            self.log.know_packs(uses_of(commit), packs)
-        self.log.append(make, term=self.number)
-        self._unpin_base()
-        return self.log.fold.entries[commit.snapshot]
-
-    def check(self) -> None:
-        """Read the log and see whether this term still holds.
-
-        Raises:
-            Fenced: A newer job owns the run.
-        """
-        fold = self.log.refresh()
-        if fold.fence > self.number:
-            raise Fenced(
-                f"term {fold.fence} of {self.keys.label} belongs to a newer job; this writer has term "
-                f"{self.number} and must stop"
-            )
-
-    def _unpin_base(self) -> None:
-        for log in self._pinned:
-            try:
-                _unpin_bases(log, self.number)
-            except FwstoreError:
-                # The collector lifts base pins of terms that have committed.
-                continue
-        self._pinned = []
+    def strangers(self) -> frozenset[str]:
+        """Witnesses that were never met."""
+        return frozenset(name for name in self.absent if name.startswith("?"))
 
 
 def take_term(candidate: Candidate, runtime: Runtime, *, base: str | None = None) -> Term:
@@ -176,7 +116,7 @@ class _Election:
     def __init__(self, candidate: Candidate, runtime: Runtime) -> None:
         self._candidate = candidate
         self._runtime = runtime
-        known = (candidate.home, *candidate.witnesses, *candidate.sites)
+        known = (*candidate.witnesses, *candidate.sites, candidate.home)
         self._sites = {site.uuid: site for site in known}
         self._write_id = write_id(runtime.ids)
         self._ballots = Ballots()
@@ -184,6 +124,8 @@ class _Election:
         self._found: Lineage | None = None
         self._logs: dict[str, Log] = {}
         self._term = 0
+        # Who was relied on for each majority: they must be who they were until the end.
+        self._relied: list[frozenset[str]] = []
 
     def run(self, base: str | None) -> Term:
         """Go through the steps of the protocol in their order."""
@@ -194,34 +136,39 @@ class _Election:
         self._read_logs(lineage)
         self._fence()
         self._read_ballots(lineage.keys)
+        self._relied.append(self._ballots.reached)
         choice = self._choose(base)
         self._leave_receipt(lineage, choice)
         self._check_votes(lineage)
         home = self._open(choice)
         return Term(self._term, choice.base, home, choice.pinned)
 
+    def _is_home(self, uuid: str) -> bool:
+        return uuid == self._candidate.home.uuid
+
     # Who is it?
 
     def _identify(self) -> Lineage:
         """Find the lineage, or describe the one that is about to be born."""
         candidate, runtime = self._candidate, self._runtime
-        store = candidate.home.store
-        found = find(store, validate_name(candidate.name))
-        generation = 1
-        if found is not None:
-            log = open_log(store, found, runtime, candidate.read_packs)
-            if log.refresh().closed is None:
-                self._found = found
-                self._logs[candidate.home.uuid] = log
-                return found
-            generation = found.generation + 1
-        else:
-            claim_name(store, candidate.name, runtime)
-        witnesses = tuple(sorted(site.uuid for site in candidate.witnesses))
+        others = [site for uuid, site in self._sites.items() if uuid != candidate.home.uuid]
+        found = identify(candidate.name, candidate.home, others, runtime, candidate.read_packs)
+        self._found = found.lineage
+        if found.log is not None:
+            self._logs[candidate.home.uuid] = found.log
+        if found.lineage is not None:
+            return found.lineage
+        if candidate.strangers:
+            # Its uuid follows from those of the witnesses: all must have been met once.
+            raise Unavailable(
+                f"run {candidate.name} cannot be begun before every witness was met: "
+                f"{', '.join(sorted(name[1:] for name in candidate.strangers))} never answered"
+            )
+        witnesses = tuple(sorted(candidate.electorate))
         return Lineage(
             name=candidate.name,
-            generation=generation,
-            lineage=_uuid_at_birth(LineageKeys(candidate.name, generation), witnesses),
+            generation=found.generation,
+            lineage=_uuid_at_birth(LineageKeys(candidate.name, found.generation), witnesses),
             kind=candidate.kind,
             witnesses=witnesses,
             time=runtime.clock.wall(),
@@ -230,14 +177,14 @@ class _Election:
     # Step 0: win a term number.
 
     def _win(self, lineage: Lineage) -> Lineage:
-        topology = frozenset(site.uuid for site in self._candidate.witnesses)
-        self._electorate = Electorate(frozenset({topology, frozenset(lineage.witnesses)}))
+        sets = {self._candidate.electorate, frozenset(lineage.witnesses)}
+        self._electorate = Electorate(frozenset(sets))
         for attempt in range(_ATTEMPTS):
             self._read_ballots(lineage.keys)
             lineage = self._adopt(lineage)
             term = max(self._ballots.newest_term(), self._newest_logged()) + 1
+            self._term = term
             if self._vote(lineage, term):
-                self._term = term
                 return lineage
             self._back_off(attempt)
         raise Conflict(
@@ -271,16 +218,42 @@ class _Election:
         return max((log.fold.newest_term for log in self._logs.values()), default=0)
 
     def _vote(self, lineage: Lineage, term: int) -> bool:
+        # A set with a member that nobody has met cannot be written down; that of the lineage stands for it.
+        unmet = bool(self._candidate.strangers)
         vote = Vote(
             term=term,
             lineage=lineage.lineage,
             holder=self._candidate.holder,
             home=self._candidate.home.uuid,
-            witnesses=tuple(sorted(site.uuid for site in self._candidate.witnesses)),
+            witnesses=lineage.witnesses if unmet else tuple(sorted(self._candidate.electorate)),
             write_id=self._write_id,
         )
         got = self._create_everywhere(lineage.keys.vote(term), vote)
-        return self._electorate.majority(got)
+        if not self._electorate.majority(got):
+            return False
+        self._relied = [got]
+        self._check_identities(lineage)
+        return True
+
+    def _check_identities(self, lineage: Lineage) -> None:
+        """See whether those who were relied on are still majorities when only those count who they were (S2)."""
+        relied: frozenset[str] = frozenset().union(*self._relied)
+        true = self._true(relied)
+        if not all(self._electorate.majority(one & true) for one in self._relied):
+            raise Unavailable(
+                f"while term {self._term} of {lineage.keys.label} was taken, witness "
+                f"{', '.join(sorted(relied - true))} fell silent or was wiped: it does not say any more that it is "
+                "the site that it was"
+            )
+
+    def _true(self, asked: frozenset[str]) -> frozenset[str]:
+        """Return the sites whose store still says that it is the one that was asked (S2)."""
+        if self._electorate.members() == {self._candidate.home.uuid}:
+            # The only witness is the store that everything else is in.
+            return asked
+        sites = reachable(self._sites, asked)
+        answers = self._runtime.scheduler.map(still_is, sites)
+        return frozenset(site.uuid for site, same in zip(sites, answers, strict=True) if same)
 
     def _create_everywhere(self, key: str, made: Vote | Receipt) -> frozenset[str]:
         """Create one object at every witness; return where it is ours for certain."""
@@ -288,8 +261,8 @@ class _Election:
 
         def create(site: Site) -> bool:
             try:
-                return create_once(site.store, key, [encoded], self._runtime)
-            except Unavailable:
+                return create_once(site.store, key, [encoded], site.bounded(self._runtime))
+            except UNHEARD:
                 return False
 
         sites = reachable(self._sites, self._electorate.members())
@@ -310,15 +283,24 @@ class _Election:
                 break
         if not self._electorate.majority(self._ballots.reached):
             self._refuse_strangers(keys)
-            raise Unavailable(
-                f"too few witnesses of {keys.label} answer: {len(self._ballots.reached)} of "
-                f"{len(self._electorate.members())}"
-            )
+            raise self._too_few(keys)
+
+    def _too_few(self, keys: LineageKeys) -> FwstoreError:
+        failures = self._ballots.failures.values()
+        for error in failures:
+            if not isinstance(error, Unavailable):
+                return error
+        reached, members = self._ballots.reached, self._electorate.members()
+        why = "; ".join(sorted(error.message for error in failures))
+        return Unavailable(
+            f"too few witnesses of {keys.label} answer: {len(reached & members)} of {len(members)}"
+            + (f" ({why})" if why else "")
+        )
 
     def _refuse_strangers(self, keys: LineageKeys) -> None:
         """Refuse to wait for witnesses of whom none has an address: perhaps this is not the store it was."""
         for members in self._electorate.sets:
-            if members.isdisjoint(self._sites):
+            if members.isdisjoint({*self._sites, *self._candidate.absent}):
                 home = self._candidate.home
                 raise Conflict(
                     f"{keys.label} in {home.store.url} takes its votes at site {', '.join(sorted(members))}, "
@@ -333,43 +315,55 @@ class _Election:
     # Step 1: fence.
 
     def _read_logs(self, lineage: Lineage) -> None:
-        """Read the log of every reachable site that votes or opens name as a home."""
-        homes = self._ballots.homes(self._term) | {self._candidate.home.uuid}
-        homes |= self._opened_at()
-        tried = frozenset(self._logs)
-        while homes - tried:
-            for site in reachable(self._sites, homes - tried):
-                self._read_log(site, lineage)
-            tried |= homes
-            homes |= self._opened_at()
+        """Read the log of every reachable site that has the run, or that a vote names as a home."""
+        homes = self._ballots.homes(self._term)
 
-    def _opened_at(self) -> frozenset[str]:
-        logs = self._logs.values()
-        return frozenset(opened.home for log in logs for opened in log.fold.opens.values())
+        def read(site: Site) -> Log | None:
+            is_home = site.uuid in homes
+            try:
+                return self._read_log(site, lineage, is_home=is_home)
+            except UNHEARD:
+                if self._is_home(site.uuid):
+                    raise
+                return None
 
-    def _read_log(self, site: Site, lineage: Lineage) -> None:
-        log = open_log(site.store, lineage, self._runtime, self._candidate.read_packs)
-        try:
-            log.refresh()
-        except Unavailable:
-            if site.uuid == self._candidate.home.uuid:
-                raise
-            return
-        self._logs[site.uuid] = log
+        unread = [site for uuid, site in self._sites.items() if uuid not in self._logs]
+        for site, log in zip(unread, self._runtime.scheduler.map(read, unread), strict=True):
+            if log is not None:
+                self._logs[site.uuid] = log
+
+    def _read_log(self, site: Site, lineage: Lineage, *, is_home: bool) -> Log | None:
+        if not self._is_home(site.uuid):
+            there = read_lineage(site.store, lineage.keys)
+            if there is not None and there.lineage != lineage.lineage:
+                raise Conflict(
+                    f"{lineage.keys.label} is lineage {there.lineage} in {site.store.url}, and here it is "
+                    f"{lineage.lineage}: two lineages were created under one name; rename one"
+                )
+            if there is None and not is_home:
+                return None
+        runtime = site.bounded(self._runtime)
+        log = open_log(site.store, lineage, runtime, self._candidate.read_packs)
+        log.refresh()
+        return log
 
     def _fence(self) -> None:
-        """Fence every home; a log that cannot be fenced offers no base."""
+        """Fence every log that was read; one that cannot be fenced offers no base."""
 
         def fence(fold: Fold) -> AnyBody | None:
             return Fence() if fold.fence < self._term else None
 
-        for uuid, log in tuple(self._logs.items()):
+        def append(uuid: str) -> bool:
             try:
-                log.append(fence, term=self._term)
-            except Unavailable:
-                if uuid == self._candidate.home.uuid:
+                self._logs[uuid].append(fence, term=self._term)
+            except UNHEARD:
+                if self._is_home(uuid):
                     raise
-                del self._logs[uuid]
+                return False
+            return True
+
+        fenced = dict(zip(self._logs, self._runtime.scheduler.map(append, self._logs), strict=True))
+        self._logs = {uuid: log for uuid, log in self._logs.items() if fenced[uuid]}
 
     # Step 3: the base.
 
@@ -380,8 +374,7 @@ class _Election:
                 pinned = self._pin(entry)
                 if pinned and self._candidate.loadable(entry):
                     return _Choice(entry, pinned)
-                for log in pinned:
-                    _unpin_bases(log, self._term)
+                self._unpin(pinned)
                 if not pinned:
                     # It was expired or condemned between the choice and the pin: choose again.
                     break
@@ -399,11 +392,27 @@ class _Election:
         receipts = [r for r in self._ballots.receipts.values() if r.term < self._term]
         view = view_of(folds, receipts)
         if wanted is None:
-            return canonical_chain(view)
+            chain = canonical_chain(view)
+            if not chain:
+                self._refuse_to_begin_anew(view)
+            return chain
         if wanted in view.live:
             return [view.entries[wanted]]
         gone = any(wanted in fold.gone or wanted in fold.expired for fold in folds.values())
         raise (Expired if gone else NotFound)(f"{wanted} of {self._candidate.name} is not on offer")
+
+    def _refuse_to_begin_anew(self, view: View) -> None:
+        """Refuse to begin with nothing what others have begun where it cannot be read."""
+        unread = {opened.home for opened in view.opens.values()} - self._logs.keys()
+        if not unread:
+            return
+        newest = view.opens[max(view.opens)]
+        known = any(newest.base in log.fold.entries for log in self._logs.values())
+        if newest.home in unread or not (newest.base is None or known):
+            raise Unavailable(
+                f"{self._candidate.name} was begun at site {', '.join(sorted(unread))}, which does not answer, and "
+                "no checkpoint of it is here: wait for that site, or retire it"
+            )
 
     def _pin(self, entry: SnapshotEntry) -> list[Log]:
         """Pin a snapshot in every log that offers it; return those logs."""
@@ -419,18 +428,33 @@ class _Election:
                 base_of=self._term,
             )
 
-        pinned = []
-        for uuid, log in self._logs.items():
+        def append(uuid: str) -> bool | None:
             try:
-                if log.append(pin, term=self._term) is not None:
-                    pinned.append(log)
+                return self._logs[uuid].append(pin, term=self._term) is not None
             except (NotFound, Conflict):
                 # Collected or condemned meanwhile: this log does not offer it any more.
-                continue
-            except Unavailable:
-                if uuid == self._candidate.home.uuid:
+                return False
+            except UNHEARD:
+                if self._is_home(uuid):
                     raise
-        return pinned
+                return None
+
+        answers = dict(
+            zip(self._logs, self._runtime.scheduler.map(append, self._logs), strict=True)
+        )
+        logs = {uuid: log for uuid, log in self._logs.items() if answers[uuid] is not None}
+        self._logs = logs
+        return [log for uuid, log in logs.items() if answers[uuid]]
+
+    def _unpin(self, pinned: Sequence[Log]) -> None:
+        home = self._logs[self._candidate.home.uuid]
+        for log in pinned:
+            try:
+                unpin_bases(log, self._term)
+            except UNHEARD:
+                # Elsewhere the collector lifts it.
+                if log is home:
+                    raise
 
     # Steps 4 to 6: receipt, votes again, open.
 
@@ -445,6 +469,7 @@ class _Election:
         got = self._create_everywhere(lineage.keys.receipt(self._term), receipt)
         if not self._electorate.majority(got):
             raise Unavailable(f"too few witnesses of {lineage.keys.label} took the receipt")
+        self._relied.append(got)
 
     def _check_votes(self, lineage: Lineage) -> None:
         self._read_ballots(lineage.keys)
@@ -454,6 +479,8 @@ class _Election:
                 f"term {newest} of {lineage.keys.label} was won by another job while this one took term "
                 f"{self._term}"
             )
+        self._relied.append(self._ballots.reached)
+        self._check_identities(lineage)
 
     def _open(self, choice: _Choice) -> Log:
         base = choice.base.id if choice.base else None
@@ -471,14 +498,3 @@ def _uuid_at_birth(keys: LineageKeys, witnesses: Sequence[str]) -> str:
     neither sees the votes of the other would give birth to two lineages.
     """
     return blake3("\n".join([keys.label, *witnesses]).encode()).hexdigest(length=16)
-
-
-def _unpin_bases(log: Log, term: int) -> None:
-    """Lift the base pins of a term in a log."""
-
-    def unpin(fold: Fold) -> AnyBody | None:
-        pins = [pin.pin for pin in fold.pins.values() if pin.base_of == term]
-        return Unpin(pins[0]) if pins else None
-
-    while log.append(unpin, term=term) is not None:
-        continue

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fwstore.base.errors import Unavailable
+from fwstore.base.errors import FwstoreError
 from fwstore.format.keys import LineageKeys
 from fwstore.format.vote import VOTE_BYTES_MAX, Receipt, Vote, parse_receipt, parse_vote
-from fwstore.log.site import Site
+from fwstore.log.site import UNHEARD, Site
 from fwstore.log.tail import get_parsed
 from fwstore.sched import Runtime
 
@@ -27,11 +27,13 @@ class Ballots:
         votes: By site and term.
         receipts: By term.
         reached: Sites that answered the newest reading.
+        failures: Why others did not.
     """
 
     votes: dict[tuple[str, int], Vote] = field(default_factory=dict)
     receipts: dict[int, Receipt] = field(default_factory=dict)
     reached: frozenset[str] = frozenset()
+    failures: dict[str, FwstoreError] = field(default_factory=dict)
     _seen: set[tuple[str, str]] = field(default_factory=set)
 
     def newest_term(self) -> int:
@@ -53,7 +55,8 @@ class Ballots:
     def read(self, sites: Iterable[Site], keys: LineageKeys, runtime: Runtime) -> None:
         """Read what is new at every site that answers: two rounds."""
         sites = list(sites)
-        listed = runtime.scheduler.map(lambda site: _list(site, keys), sites)
+        self.failures = {}
+        listed = runtime.scheduler.map(lambda site: self._list(site, keys), sites)
         self.reached = frozenset(
             site.uuid for site, names in zip(sites, listed, strict=True) if names is not None
         )
@@ -65,6 +68,13 @@ class Ballots:
         ]
         runtime.scheduler.map(lambda pair: self._take(*pair), fresh)
 
+    def _list(self, site: Site, keys: LineageKeys) -> list[str] | None:
+        try:
+            return [info.key for info in site.store.list(keys.terms)]
+        except UNHEARD as error:
+            self.failures[site.uuid] = error
+            return None
+
     def _take(self, site: Site, key: str) -> None:
         try:
             found: Vote | Receipt | None = (
@@ -72,8 +82,9 @@ class Ballots:
                 if key.endswith(_RECEIPT)
                 else get_parsed(site.store, key, VOTE_BYTES_MAX, parse_vote)
             )
-        except Unavailable:
+        except UNHEARD as error:
             self.reached -= {site.uuid}
+            self.failures[site.uuid] = error
             return
         if found is not None:
             self.note(site.uuid, key, found)
@@ -120,10 +131,3 @@ class Electorate:
 def reachable(sites: Mapping[str, Site], wanted: Iterable[str]) -> list[Site]:
     """Return those of the wanted sites whose store is known here."""
     return [sites[uuid] for uuid in sorted(set(wanted)) if uuid in sites]
-
-
-def _list(site: Site, keys: LineageKeys) -> list[str] | None:
-    try:
-        return [info.key for info in site.store.list(keys.terms)]
-    except Unavailable:
-        return None

@@ -11,22 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fwstore.base.config import Environment
-from fwstore.base.errors import (
-    Conflict,
-    Corrupt,
-    FwstoreError,
-    InvalidInput,
-    NotFound,
-    PermissionDenied,
-    Unavailable,
-    Unsupported,
-)
+from fwstore.base.errors import Conflict, FwstoreError, InvalidInput, NotFound
 from fwstore.base.ids import write_id
 from fwstore.base.notices import tell
 from fwstore.base.topology import SiteConfig, Topology
 from fwstore.format.keys import known_site_key
 from fwstore.format.site import SITE_BYTES_MAX, KnownSite, encode_site, parse_known_site
-from fwstore.log.site import Site, create_site, open_site, with_patience
+from fwstore.log.site import UNHEARD, Site, create_site, open_site, with_patience
 from fwstore.log.tail import get_parsed
 from fwstore.sched import Runtime
 from fwstore.store.address import open_store
@@ -34,8 +25,6 @@ from fwstore.store.base import Store
 from fwstore.store.create import create_once
 
 ASK_AGAIN_S = 30.0
-# What a site may answer without being another one: it counts as silent, and says why.
-_SILENCE = (Unavailable, PermissionDenied, Corrupt, Unsupported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +167,7 @@ class Sites:
         """Return the uuid under which another site has met this one."""
         try:
             found = self._remembered_at(site.store, self.local)
-        except _SILENCE:
+        except UNHEARD:
             return None
         return None if found is None else found.site
 
@@ -207,7 +196,7 @@ class Sites:
         if isinstance(answer, Silence) and answer.vacant and known.brisk is not None:
             try:
                 made = self._create(known, known.brisk, self._brisk)
-            except _SILENCE as error:
+            except UNHEARD as error:
                 self._be_silent(known, error.message)
                 return
             answer = self._take_in(known, made, None)
@@ -231,7 +220,7 @@ class Sites:
                 wall = self._runtime.clock.wall()
                 return Silence(known.config.name, error.message, wall, uuid, vacant=True)
             return self._be_silent(known, f"it was site {uuid} and was wiped: {error}", uuid)
-        except _SILENCE as error:
+        except UNHEARD as error:
             return self._be_silent(known, error.message, uuid)
         return self._take_in(known, said, remembered)
 

@@ -25,7 +25,8 @@ from fwstore.log.history import history
 from fwstore.log.lineage import delete, find, list_lineages
 from fwstore.log.log import Log
 from fwstore.log.site import Site
-from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.log.term import Term
+from fwstore.log.terms import Candidate, take_term
 from fwstore.sched import system_runtime
 from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
@@ -45,6 +46,7 @@ from support.lineages import (
     Saver,
     candidate,
     keys_under,
+    made_site,
     make_runtime,
     make_store,
     open_run,
@@ -309,7 +311,7 @@ def test_a_receipt_without_an_open_in_a_home_that_was_read_opened_nothing() -> N
 
 
 def three_sites() -> list[Site]:
-    return [Site(uuid * 32, uuid, make_store()) for uuid in "abc"]
+    return [made_site(letter) for letter in "abc"]
 
 
 def at(home: Site, sites: tuple[Site, ...], holder: str = "job") -> Candidate:
@@ -340,7 +342,7 @@ def test_h7_witness_sets_named_in_votes_join_the_electorate() -> None:
 
 def test_h7_witness_sets_of_an_earlier_topology_still_vote() -> None:
     a, b, c = three_sites()
-    d, e = (Site(uuid * 32, uuid, make_store()) for uuid in "de")
+    d, e = made_site("d"), made_site("e")
     take_term(at(a, (a, b, c)), make_runtime())
     assert take_term(replace(at(a, (c, d, e)), sites=(a, b)), make_runtime(1)).number == 2
     with pytest.raises(Unavailable, match="witnesses"):
@@ -360,9 +362,9 @@ def test_h6_votes_are_read_again_before_the_open() -> None:
             won.append(take_term(at(b, (cut, b, c)), make_runtime(9)).number)
         return None
 
-    slow = Site(c.uuid, "c", FaultyStore(c.store, plan))
+    slow = Site(b.uuid, "b", FaultyStore(b.store, plan))
     with pytest.raises(Fenced, match="term 2"):
-        take_term(at(a, (a, b, slow)), make_runtime())
+        take_term(at(a, (a, slow, c)), make_runtime())
     assert won == [0, 2]
     slots = keys_under(a.store, "meta/run@1/_log/000000/")
     assert len(slots) == 1, "the fence of term 1, and no open"

@@ -17,7 +17,8 @@ from fwstore.log.history import history
 from fwstore.log.lineage import find
 from fwstore.log.log import Log
 from fwstore.log.pins import pin, unpin
-from fwstore.log.terms import Candidate, Term, take_term
+from fwstore.log.term import Term
+from fwstore.log.terms import Candidate, take_term
 from fwstore.plan.retention import Keep
 from sim.process import Process
 from support.lineages import Saver, read_packs

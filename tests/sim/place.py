@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import Buffer
 
 from fwstore.base.errors import AlreadyExists
+from fwstore.format.keys import SITE_KEY
+from fwstore.format.site import FORMAT_MAJOR, FORMAT_MINOR, SiteObject, encode_site
 from fwstore.store.base import Mode
 from fwstore.store.memory import MemoryStore
 from fwstore.store.memory import _Object as Stored
@@ -40,6 +42,18 @@ class Place(MemoryStore):
         self._name = name
         self._objects: dict[str, Stored] = {}
         self._changed: dict[str, tuple[float, Stored | None]] = {}
+
+    def found(self) -> None:
+        """Let the store say which site it is."""
+        made = SiteObject(
+            format="fwstore",
+            major=FORMAT_MAJOR,
+            minor=FORMAT_MINOR,
+            site=self.uuid,
+            name=self.name,
+            write_id=self.uuid,
+        )
+        self._objects[SITE_KEY] = Stored(encode_site(made), 0.0, None)
 
     def put(
         self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None

@@ -66,6 +66,10 @@ class World:
             name: Place(name, self.baton, self.judge, metadata=metadata)
             for name in self.topology.stores
         }
+        if not self.facade:
+            # Through the facade the first writer makes the site.
+            for place in self.places.values():
+                place.found()
         # Through the facade a base that cannot be read is passed over, and here reads may lie.
         damage = self.facade and not self.weather.rates.keys().isdisjoint(_LYING)
         self.judge.strict_base = len(self.topology.homes) == 1 and not damage
