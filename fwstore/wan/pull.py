@@ -6,9 +6,10 @@ is written before an intent that covers it counts. Whoever stops anywhere leaves
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fwstore.base.errors import (
     AlreadyExists,
@@ -26,16 +27,19 @@ from fwstore.codec.hashing import ContentHash
 from fwstore.content.verified import Origin, read_object
 from fwstore.format.groups import GroupRange, groups_cover, groups_meet
 from fwstore.format.packtable import PackInfo, parse_pack_table
-from fwstore.format.record import AnyBody, Hold, Publish, Unpin
+from fwstore.format.record import AnyBody, Hold, Unpin
 from fwstore.format.root import parse_root
 from fwstore.format.summary import CondemnEntry, HoldEntry, SnapshotEntry
 from fwstore.log.condemned import read_condemned
 from fwstore.log.fold import Fold, uses_of
 from fwstore.log.log import Log
 from fwstore.sched import Runtime
+from fwstore.store.base import Store
 from fwstore.store.create import create_once
 from fwstore.wan.copy import Copier, CopyTally, PackCopy, Supply
 from fwstore.wan.localise import LocalManifest, RemoteManifest, check_identity, localise
+
+T = TypeVar("T")
 
 # Neighbours in time list nearly all packs that were here before; what they miss is looked at itself.
 _PROOFS_READ = 8
@@ -73,6 +77,25 @@ class Pulled:
     tally: CopyTally
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A snapshot that is to come here; an intent covers it.
+
+    Attributes:
+        offer: The site whose record is followed.
+        groups: The groups of all that it refers to.
+        remote: Its manifest there.
+        local: Its manifest here.
+        packs: How each of its packs is copied, by its key at the source.
+    """
+
+    offer: Offer
+    groups: tuple[GroupRange, ...]
+    remote: RemoteManifest
+    local: LocalManifest
+    packs: Mapping[str, PackCopy]
+
+
 class Puller:
     """Brings snapshots of one lineage to one site.
 
@@ -80,10 +103,13 @@ class Puller:
         log: The own log of the lineage.
         runtime: Threads and limits.
         content_hash: The hash that proves objects.
+
+    Attributes:
+        log: The own log.
     """
 
     def __init__(self, log: Log, runtime: Runtime, content_hash: ContentHash) -> None:
-        self._log = log
+        self.log = log
         self._runtime = runtime
         self._hash = content_hash
         self._copier = Copier(log.store, runtime, content_hash)
@@ -97,16 +123,23 @@ class Puller:
             Unavailable: No site that has it answers, or the own store does not.
             Conflict: The lineage was deleted here, or a collection was in the way again and again.
         """
-        failure: FwstoreError | None = None
-        for number, offer in enumerate(offers):
-            others = [*offers[number + 1 :], *offers[:number]]
-            try:
-                return self._pull_from(offer, others)
-            except Expired:
-                raise
-            except _ELSEWHERE as error:
-                failure = failure or self._judged(offer, error)
-        raise failure or InternalError("a snapshot was to be pulled from nowhere")
+        return self._from_any(offers, self._pull_from)
+
+    def prepare(self, offers: Sequence[Offer]) -> Prepared | None:
+        """Read the manifest of a snapshot and cover it by an intent here; None where the snapshot is here already.
+
+        Raises:
+            FwstoreError: As `pull`.
+        """
+
+        def from_one(offer: Offer, others: Sequence[Offer]) -> Prepared | None:
+            return self._cover(offer, others, self._read_manifest(offer, look_here=True))
+
+        return self._from_any(offers, from_one)
+
+    def copy(self, packs: Sequence[PackCopy]) -> CopyTally:
+        """Copy some packs of a snapshot that is prepared, as `Copier.copy` does."""
+        return self._copier.copy(packs)
 
     def withdraw(self, intent: HoldEntry) -> None:
         """End an intent that nobody will bring to its end; what was copied is garbage then."""
@@ -114,7 +147,21 @@ class Puller:
         def make(fold: Fold) -> AnyBody | None:
             return Unpin(intent.hold) if intent.hold in fold.holds else None
 
-        self._log.append(make)
+        self.log.append(make)
+
+    def _from_any(
+        self, offers: Sequence[Offer], attempt: Callable[[Offer, Sequence[Offer]], T]
+    ) -> T:
+        failure: FwstoreError | None = None
+        for number, offer in enumerate(offers):
+            others = [*offers[number + 1 :], *offers[:number]]
+            try:
+                return attempt(offer, others)
+            except Expired:
+                raise
+            except _ELSEWHERE as error:
+                failure = failure or self._judged(offer, error)
+        raise failure or InternalError("a snapshot was to be pulled from nowhere")
 
     def _judged(self, offer: Offer, error: FwstoreError) -> FwstoreError:
         """Return what an error at a source means now: what is missing there may have been collected."""
@@ -125,32 +172,52 @@ class Puller:
 
     def _pull_from(self, offer: Offer, others: Sequence[Offer]) -> Pulled:
         remote = self._read_manifest(offer)
-        groups = remote.groups(offer.entry)
         tally = CopyTally()
         for _ in range(_ATTEMPTS):
-            if not self._intend(offer, groups):
+            prepared = self._cover(offer, others, remote)
+            if prepared is None:
                 return Pulled("", tally)
-            local = localise(remote, self._log.keys, self._condemned(groups), self._hash)
-            tally.add(self._copy_packs(offer, others, remote, local))
-            self._write_manifest(offer, remote, local)
-            publish = local.publish(offer.entry, groups, offer.site, self._hash)
-            if self._publish(publish, offer.entry, local):
+            tally.add(self._copy_packs(prepared))
+            # Whose intent was withdrawn begins again before names that may be condemned get into a manifest.
+            if not self._stands(self.log.refresh(), offer.entry, prepared.groups):
+                continue
+            self.write_manifest(prepared)
+            if self._publish(prepared):
                 return Pulled(offer.site, tally)
         raise Conflict(
-            f"{offer.entry.id} of {self._log.keys.label} was collected here {_ATTEMPTS} times while it was copied: "
+            f"{offer.entry.id} of {self.log.keys.label} was collected here {_ATTEMPTS} times while it was copied: "
             "another worker withdraws what this one brings"
         )
 
-    def _read_manifest(self, offer: Offer) -> RemoteManifest:
-        keys, entry = self._log.keys, offer.entry
-        stored = self._read(offer, keys.root(entry.id), entry.root.digest, entry.root.size)
+    def _cover(
+        self, offer: Offer, others: Sequence[Offer], remote: RemoteManifest
+    ) -> Prepared | None:
+        """See to it that an intent covers a snapshot; None where the snapshot is here already."""
+        groups = remote.groups(offer.entry)
+        if not self._intend(offer, groups):
+            return None
+        local = localise(remote, self.log.keys, self._condemned(groups), self._hash)
+        packs = self._copies(offer, others, remote, local)
+        return Prepared(offer, groups, remote, local, packs)
+
+    def _read_manifest(self, offer: Offer, *, look_here: bool = False) -> RemoteManifest:
+        """Return the manifest as its source has it; another worker may have brought it here."""
+        keys, entry = self.log.keys, offer.entry
+
+        def read(key: str, digest: str, size: int) -> bytes:
+            if look_here:
+                with suppress(NotFound, Corrupt):
+                    return self._read(self.log.store, key, digest, size)
+            return self._fetch(offer, key, digest, size)
+
+        stored = read(keys.root(entry.id), entry.root.digest, entry.root.size)
         root = parse_root(stored)
-        check_identity(root, keys, self._log.lineage, entry)
+        check_identity(root, keys, self.log.lineage, entry)
 
         def read_part(number: int) -> tuple[bytes, tuple[PackInfo, ...]]:
             part = root.pack_tables[number]
             key = keys.pack_table(entry.id, number)
-            table = self._read(offer, key, part.digest.hex(), part.size)
+            table = read(key, part.digest.hex(), part.size)
             first, rows = parse_pack_table(table)
             if (first, len(rows)) != (part.first_pack, part.packs):
                 raise Corrupt(f"{key} does not hold the packs that its root says")
@@ -159,11 +226,12 @@ class Puller:
         parts = self._runtime.scheduler.map(read_part, range(len(root.pack_tables)))
         return RemoteManifest(root, stored, tuple(parts))
 
-    def _read(self, offer: Offer, key: str, digest: str, limit_bytes: int) -> bytes:
+    def _fetch(self, offer: Offer, key: str, digest: str, limit_bytes: int) -> bytes:
         offer.supply.throttle(limit_bytes)
-        origin = Origin(
-            stores=(offer.supply.store,), runtime=self._runtime, content_hash=self._hash
-        )
+        return self._read(offer.supply.store, key, digest, limit_bytes)
+
+    def _read(self, store: Store, key: str, digest: str, limit_bytes: int) -> bytes:
+        origin = Origin(stores=(store,), runtime=self._runtime, content_hash=self._hash)
         return read_object(origin, key, bytes.fromhex(digest), limit_bytes)
 
     def _intend(self, offer: Offer, groups: tuple[GroupRange, ...]) -> bool:
@@ -181,27 +249,32 @@ class Puller:
 
         def make(fold: Fold) -> AnyBody | None:
             self._refuse_gone(fold, entry)
-            standing = (hold for hold in fold.holds.values() if hold.snapshot == entry.id)
-            covered = any(hold.intent and groups_cover(hold.groups, groups) for hold in standing)
-            return None if covered or entry.id in fold.entries else intent
+            return None if self._stands(fold, entry, groups) else intent
 
         # What is believed to stand may have been withdrawn, and its keys condemned.
-        self._log.refresh()
-        self._log.append(make, term=entry.term)
-        return entry.id not in self._log.fold.entries
+        self.log.refresh()
+        self.log.append(make, term=entry.term)
+        return entry.id not in self.log.fold.entries
+
+    def _stands(self, fold: Fold, entry: SnapshotEntry, groups: Sequence[GroupRange]) -> bool:
+        """Return whether an intent covers a snapshot, or needs not, because it is here."""
+        intents = (
+            hold for hold in fold.holds.values() if hold.intent and hold.snapshot == entry.id
+        )
+        return entry.id in fold.entries or any(groups_cover(one.groups, groups) for one in intents)
 
     def _refuse_gone(self, fold: Fold, entry: SnapshotEntry) -> None:
         if entry.id in fold.gone or entry.id in fold.expired:
-            raise Expired(f"{entry.id} of {self._log.keys.label} was given up here")
-        if entry.id not in fold.entries and entry.id in collected(self._log, [entry]):
-            raise Expired(f"{entry.id} of {self._log.keys.label} was collected here")
+            raise Expired(f"{entry.id} of {self.log.keys.label} was given up here")
+        if entry.id not in fold.entries and entry.id in collected(self.log, [entry]):
+            raise Expired(f"{entry.id} of {self.log.keys.label} was collected here")
 
     def _condemned(self, groups: Sequence[GroupRange]) -> frozenset[str]:
         """Return the keys condemned here that belong to some groups.
 
         While the intent stands, none is added.
         """
-        log = self._log
+        log = self.log
         lists = (
             read_condemned(log.store, log.keys, log.lineage, entry)
             for entry in tuple(log.fold.condemned.values())
@@ -209,33 +282,37 @@ class Puller:
         )
         return frozenset(row.key for rows in lists for row in rows)
 
-    def _copy_packs(
+    def _copies(
         self,
         offer: Offer,
         others: Sequence[Offer],
         remote: RemoteManifest,
         local: LocalManifest,
-    ) -> CopyTally:
-        proven = self._proven(offer.entry, local.keys)
+    ) -> dict[str, PackCopy]:
+        """Return how every pack is copied, by its key at the source."""
         alike = [other for other in others if other.entry.root == offer.entry.root]
         supplies = [offer.supply, *(other.supply for other in alike)]
-        here = Supply("here", self._log.store, remote=False)
-        packs = []
+        here = Supply("here", self.log.store, remote=False)
+        packs: dict[str, PackCopy] = {}
         for key, row, there in zip(local.keys, local.rows, remote.source_keys(), strict=True):
-            if key in proven:
-                continue
             sources = [(supply, there) for supply in supplies]
-            if not there.startswith(self._log.keys.packs):
+            if not there.startswith(self.log.keys.packs):
                 # What another lineage lent may have come here with that lineage.
                 sources.insert(0, (here, there))
-            packs.append(PackCopy(key, row, tuple(sources)))
+            packs[there] = PackCopy(key, row, tuple(sources))
+        return packs
+
+    def _copy_packs(self, prepared: Prepared) -> CopyTally:
+        """Copy all packs that no record here proves to be here."""
+        proven = self._proven(prepared.offer.entry, prepared.local.keys)
+        packs = [copy for copy in prepared.packs.values() if copy.key not in proven]
         # Workers beside each other begin at different packs, and find what the others have brought.
         first = int(self._runtime.ids.uniform() * len(packs))
         return self._copier.copy([*packs[first:], *packs[:first]])
 
     def _proven(self, entry: SnapshotEntry, keys: Sequence[str]) -> set[str]:
         """Return the keys that a record here proves to be here; an intent proves nothing."""
-        log, fold = self._log, self._log.fold
+        log, fold = self.log, self.log.fold
         wanted, proven = set(keys), set[str]()
         holds = [hold for hold in fold.holds.values() if not hold.intent]
         roots: list[SnapshotEntry | HoldEntry] = [
@@ -252,13 +329,19 @@ class Puller:
                 proven |= wanted.intersection(key for key, _ in listed)
         return proven
 
-    def _write_manifest(self, offer: Offer, remote: RemoteManifest, local: LocalManifest) -> None:
-        """Write leaves and tables, then the root: created, for another worker writes the same."""
-        keys, snapshot = self._log.keys, offer.entry.id
+    def write_manifest(self, prepared: Prepared) -> None:
+        """Write leaves and tables, then the root: created, for another worker writes the same.
+
+        Raises:
+            Conflict: Another attempt wrote other names of packs.
+            FwstoreError: As `pull`.
+        """
+        offer, remote, local = prepared.offer, prepared.remote, prepared.local
+        keys, snapshot = self.log.keys, offer.entry.id
 
         def copy_leaf(number: int) -> None:
             leaf, key = remote.root.leaves[number], keys.leaf(snapshot, number)
-            self._create(key, self._read(offer, key, leaf.digest.hex(), leaf.size))
+            self._create(key, self._fetch(offer, key, leaf.digest.hex(), leaf.size))
 
         scheduler = self._runtime.scheduler
         scheduler.map(copy_leaf, range(len(remote.root.leaves)))
@@ -267,15 +350,23 @@ class Puller:
         self._create(keys.root(snapshot), local.root)
 
     def _create(self, key: str, content: bytes) -> None:
-        if not create_once(self._log.store, key, [content], self._runtime):
-            raise Conflict(
-                f"{key} in {self._log.store.url} holds what another attempt wrote under other names of packs: once its "
-                "intent is withdrawn, collect the run here"
-            )
+        log = self.log
+        if create_once(log.store, key, [content], self._runtime):
+            return
+        # Nobody may write it again and nobody can use it: without an intent it is garbage.
+        for hold in tuple(log.fold.holds.values()):
+            if hold.intent and key.startswith(log.keys.snapshot(hold.snapshot)):
+                self.withdraw(hold)
+        raise Conflict(
+            f"{key} in {log.store.url} holds what an attempt wrote that was given up; when it has been collected "
+            "here, this snapshot counts as collected here"
+        )
 
-    def _publish(self, publish: Publish, entry: SnapshotEntry, local: LocalManifest) -> bool:
+    def _publish(self, prepared: Prepared) -> bool:
         """Append the record; False where its bytes were condemned because somebody withdrew the intent."""
-        log = self._log
+        log, offer, local = self.log, prepared.offer, prepared.local
+        entry = offer.entry
+        publish = local.publish(entry, prepared.groups, offer.site, self._hash)
 
         def make(fold: Fold) -> AnyBody | None:
             return None if publish.snapshot in fold.entries else publish

@@ -14,7 +14,7 @@ from fwstore.log.pins import pin, tag
 from fwstore.plan.replication import Policy
 from fwstore.plan.retention import Keep
 from fwstore.store.memory import MemoryStore
-from support.faults import FaultyStore, Operation
+from support.faults import Fault, FaultyStore, Operation
 from support.lineages import (
     Saver,
     canonical_steps,
@@ -37,6 +37,11 @@ from support.replicas import (
 )
 
 ALL = GcOptions()
+
+
+def _dies_before_the_manifest(operation: Operation) -> Fault | None:
+    manifest = operation.writes and operation.key.startswith("meta/run@1/_snap")
+    return "crash" if manifest else None
 
 
 def test_everything_arrives_newest_first_and_byte_for_byte() -> None:
@@ -152,7 +157,7 @@ def collect_everything(store: MemoryStore) -> None:
 def test_gone_at_the_source_before_it_was_copied_is_withdrawn_and_leaves_nothing() -> None:
     near, _ = trained(2)
     far = make_store()
-    dying = FaultyStore(far, lambda o: "crash" if o.key.startswith("meta/run@1/_snap") else None)
+    dying = FaultyStore(far, _dies_before_the_manifest)
     with pytest.raises(BaseException, match="injected"):
         replicate(dying, near)
     log = fresh_log(far)
@@ -174,7 +179,7 @@ def test_an_intent_is_kept_while_a_site_that_may_have_the_rest_is_silent() -> No
     near, _ = trained(1)
     far, third = make_store(), make_store()
     replicate(third, near)
-    dying = FaultyStore(far, lambda o: "crash" if o.key.startswith("meta/run@1/_snap") else None)
+    dying = FaultyStore(far, _dies_before_the_manifest)
     with pytest.raises(BaseException, match="injected"):
         replicate(dying, near, third)
     delete(fresh_log(near), "simulated")
@@ -260,7 +265,11 @@ def test_a_site_that_dies_in_the_middle_is_replaced_by_the_next() -> None:
     replicate(make_store(), whole)
     for number in range(4, len(whole.operations), 3):
         far = make_store()
-        dying = FaultyStore(near, lambda o, at=number: "fail" if o.number >= at else None)
+
+        def dies(operation: Operation, at: int = number) -> Fault | None:
+            return "fail" if operation.number >= at else None
+
+        dying = FaultyStore(near, dies)
         assert sorted(steps(replicate(far, dying, third))) == [0, 10, 20], number
         check_replica(far)
 
@@ -399,7 +408,7 @@ def test_parts_of_copies_that_ended_are_collected_and_those_under_way_are_not() 
     assert (line.reason, line.objects, line.bytes) == (STAGED_PART, 1, 10)
     assert keys_under(far, "staged/") == []
     saver.commit(50)
-    dying = FaultyStore(far, lambda o: "crash" if o.key.startswith("meta/run@1/_snap") else None)
+    dying = FaultyStore(far, _dies_before_the_manifest)
     with pytest.raises(BaseException, match="injected"):
         replicate(dying, near)
     (own,) = [p for p in saver.packs if p.save == saver.save]
