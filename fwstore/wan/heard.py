@@ -49,8 +49,12 @@ class Listener:
         self._read_packs = read_packs
         self._logs: dict[str, tuple[Log, int]] = {}
 
-    def hear(self, site: Site) -> Log:
+    def hear(self, site: Site, *, keep: bool = True) -> Log:
         """Return the log of a site, read to its end: two requests to the site where nothing is new.
+
+        Args:
+            site: Whose log.
+            keep: Write down how far it was read, if that is news.
 
         Raises:
             Conflict: It ends before what was heard of it, or is another log.
@@ -59,12 +63,14 @@ class Listener:
         """
         known = self._logs.get(site.uuid)
         log, before = known if known is not None else self._begin(site)
-        if before >= 0:
+        if log.fold.seq >= 0:
             self._compare(site, log)
         log.refresh()
-        if log.fold.seq > before:
+        kept = before
+        if keep and log.fold.seq > before:
             self._keep(site, log.fold)
-        self._logs[site.uuid] = log, log.fold.seq
+            kept = log.fold.seq
+        self._logs[site.uuid] = log, kept
         return log
 
     def _begin(self, site: Site) -> tuple[Log, int]:

@@ -6,6 +6,7 @@ snapshot that cannot be copied is told and stops no other.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -117,6 +118,7 @@ class Line:
         listener: Follows its logs.
         sources: Who has it.
         notes: Takes what is to be told.
+        tried: Ids of snapshots that could not be copied in the last round.
         whole: Every site was asked whether it has it.
 
     Attributes:
@@ -130,6 +132,7 @@ class Line:
         listener: Listener,
         sources: Sequence[Source],
         notes: Notes,
+        tried: Collection[str],
         *,
         whole: bool,
     ) -> None:
@@ -139,8 +142,12 @@ class Line:
         self._listener = listener
         self._sources = list(sources)
         self._notes = notes
+        self._tried = tried
         self._whole = whole
         self._failed: set[str] = set()
+        self._queue: deque[Transfer] = deque()
+        self._planned_at: dict[str, int] = {}
+        self._lists: dict[str, frozenset[str]] = {}
         self._own: Log | None = None
         self._heard: dict[str, tuple[Source, Log]] = {}
 
@@ -167,10 +174,14 @@ class Line:
             self._note(error)
             return False
 
-    @property
-    def waiting(self) -> list[Transfer]:
-        """What is still to be tried in this round."""
-        return [t for t in self.plan.transfers if t.snapshot not in self._failed]
+    def next(self) -> Transfer | None:
+        """Return what is to be tried next in this round; what could not be copied in the last one comes last."""
+        here = self._own_log().fold.entries
+        while self._queue and (
+            self._queue[0].snapshot in here or self._queue[0].snapshot in self._failed
+        ):
+            self._queue.popleft()
+        return self._queue[0] if self._queue else None
 
     def left(self) -> list[Transfer]:
         """Return what did not come."""
@@ -184,6 +195,7 @@ class Line:
             offers = [
                 Offer(uuid, self._heard[uuid][0].supply, self._heard[uuid][1], entry)
                 for uuid, entry in transfer.offers
+                if uuid in self._heard
             ]
             pulled = self._puller().pull(offers)
             if pulled.source:
@@ -205,7 +217,14 @@ class Line:
             self._round()
         except FwstoreError as error:
             self._note(error)
-            self._failed |= {t.snapshot for t in self.plan.transfers}
+            self._failed |= {waiting.snapshot for waiting in self._queue}
+
+    def end(self) -> None:
+        """Write down how far the own log was read."""
+        try:
+            self._listener.hear(self._destination.own)
+        except FwstoreError as error:
+            self._note(error)
 
     def _round(self) -> bool:
         """Read every log, fence late, withdraw what is gone, and plan."""
@@ -216,10 +235,13 @@ class Line:
         if self._destination.fence(log, folds):
             self._notes.fenced.append(self.lineage.name)
         self._withdraw(log, folds)
-        return self._replan()
+        # What came here meanwhile is passed over when its turn comes; only news of others change the plan.
+        heard = {uuid: fold.seq for uuid, fold in folds.items()}
+        return self._planned_at == heard or self._replan()
 
     def _listen(self) -> bool:
-        self._own = self._listener.hear(self._destination.own)
+        # Every snapshot brings records here: how far they were read is written down once, at the end.
+        self._own = self._listener.hear(self._destination.own, keep=False)
         if self._own.fold.closed is not None:
             self._note(Conflict(f"{self.lineage.keys.label} was deleted here: nothing is copied"))
             return False
@@ -248,6 +270,8 @@ class Line:
 
     def _replan(self) -> bool:
         self.plan = plan_replication(self._known(self._own_log()), self._policy())
+        self._queue = deque(sorted(self.plan.transfers, key=lambda t: t.snapshot in self._tried))
+        self._planned_at = {uuid: log.fold.seq for uuid, (_, log) in self._heard.items()}
         return True
 
     def _known(self, own: Log | None) -> Known:
@@ -259,7 +283,7 @@ class Line:
             chain=canonical_chain(view),
             offers=offers,
             here=() if own is None else own.fold.entries.keys(),
-            gone={} if own is None else _gone(own, offers),
+            gone={} if own is None else _gone(own, offers, self._lists),
             marked=_marked(folds.values()),
         )
 
@@ -281,7 +305,11 @@ class Line:
         )
 
 
-def _gone(own: Log, offers: Mapping[str, Mapping[str, SnapshotEntry]]) -> dict[str, str]:
+def _gone(
+    own: Log,
+    offers: Mapping[str, Mapping[str, SnapshotEntry]],
+    lists: dict[str, frozenset[str]],
+) -> dict[str, str]:
     """Return what was given up here, with how; also what the log no longer remembers."""
     fold = own.fold
     unknown = {
@@ -290,7 +318,7 @@ def _gone(own: Log, offers: Mapping[str, Mapping[str, SnapshotEntry]]) -> dict[s
         for name, entry in offered.items()
         if name not in fold.entries and name not in fold.gone
     }
-    gone = dict.fromkeys([*fold.gone, *collected(own, unknown.values())], "collected here")
+    gone = dict.fromkeys([*fold.gone, *collected(own, unknown.values(), lists)], "collected here")
     return gone | dict.fromkeys(fold.expired, "expired here")
 
 

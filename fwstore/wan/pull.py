@@ -383,21 +383,34 @@ class Puller:
         return True
 
 
-def collected(log: Log, entries: Iterable[SnapshotEntry]) -> Collection[str]:
-    """Return those of some snapshots whose manifests were condemned in a log that no longer remembers them."""
-    wanted = {log.keys.snapshot(entry.id): entry for entry in entries}
-    groups = {
-        entry.id: (GroupRange(g := (entry.term, entry.save), g),) for entry in wanted.values()
-    }
-    lists: dict[str, CondemnEntry] = {}
-    for entry in wanted.values():
-        for condemned in tuple(log.fold.condemned.values()):
-            if groups_meet(condemned.groups, groups[entry.id]):
-                lists[condemned.token] = condemned
+def collected(
+    log: Log,
+    entries: Iterable[SnapshotEntry],
+    lists: dict[str, frozenset[str]] | None = None,
+) -> Collection[str]:
+    """Return those of some snapshots whose manifests were condemned in a log that no longer remembers them.
+
+    Args:
+        log: The log.
+        entries: The snapshots.
+        lists: Keeps what was read of condemned lists, by token.
+    """
+    lists = {} if lists is None else lists
     found: set[str] = set()
-    for condemned in lists.values():
-        for row in read_condemned(log.store, log.keys, log.lineage, condemned):
-            prefix = row.key.rpartition("/")[0] + "/"
-            if prefix in wanted:
-                found.add(wanted[prefix].id)
+    condemned = tuple(log.fold.condemned.values())
+    for entry in entries:
+        own = (GroupRange((entry.term, entry.save), (entry.term, entry.save)),)
+        for one in condemned:
+            if groups_meet(one.groups, own):
+                if one.token not in lists:
+                    lists[one.token] = _manifests(log, one)
+                if log.keys.snapshot(entry.id) in lists[one.token]:
+                    found.add(entry.id)
     return found
+
+
+def _manifests(log: Log, condemned: CondemnEntry) -> frozenset[str]:
+    """Return the prefixes of the manifests in a condemned list."""
+    rows = read_condemned(log.store, log.keys, log.lineage, condemned)
+    keys = (row.key for row in rows if row.key.startswith(log.keys.snapshots))
+    return frozenset(key.rpartition("/")[0] + "/" for key in keys)

@@ -50,9 +50,11 @@ class Replicator:
         """
         notes = Notes()
         lines = [line for line in self._lines(runs, notes) if line.begin()]
-        while waiting := [(line, transfer) for line in lines for transfer in line.waiting]:
+        while waiting := [(line, first) for line in lines if (first := line.next()) is not None]:
             line, transfer = min(waiting, key=lambda pair: self._turn(*pair))
             line.pull(transfer)
+        for line in lines:
+            line.end()
         self._failed = {
             (trouble.run, trouble.snapshot) for trouble in notes.troubles if trouble.snapshot
         }
@@ -122,4 +124,11 @@ class Replicator:
                 notes.troubles.append(Trouble(run=keys.name, site=source.site.name, error=error))
                 whole = False
         if lineage is not None:
-            yield Line(self._destination, self._listener(lineage), agreeing, notes, whole=whole)
+            yield Line(
+                self._destination,
+                self._listener(lineage),
+                agreeing,
+                notes,
+                {snapshot for run, snapshot in self._failed if run == keys.name},
+                whole=whole,
+            )
