@@ -18,11 +18,10 @@ from support.faults import Crash, Fault, FaultyStore, Operation, crash_at, every
 from support.snapshots import Site, make_runtime
 
 PART = 6_000
-LIMITS = {"part_bytes": PART, "read_request_bytes": 2_500, "pack_bytes": 30_000}
 
 
-def small_runtime(**limits: int) -> Runtime:
-    return make_runtime(seed=3, **{**LIMITS, **limits})
+def small_runtime(part_bytes: int = PART) -> Runtime:
+    return make_runtime(seed=3, part_bytes=part_bytes, read_request_bytes=2_500, pack_bytes=30_000)
 
 
 def saved(codes: int = 1) -> tuple[MemoryStore, list[Pack]]:
