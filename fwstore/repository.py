@@ -46,7 +46,12 @@ from fwstore.sched.runtime import system_runtime
 from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
 from fwstore.store.probe import ProbeReport, probe_store
+from fwstore.wan.links import Links
+from fwstore.wan.offers import Offers
+from fwstore.wan.once import OncePerSite
+from fwstore.wan.pull import Puller
 from fwstore.wan.sites import Silence, Sites, for_site
+from fwstore.wan.through import Bringer, ThroughStore
 
 
 def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resembles
@@ -107,7 +112,9 @@ class Repository:
         self.store: Store = open_store(local.store, for_site(local, self.runtime), local.options)
         self.pool = BufferPool(map_shared)
         self.sites = Sites(topology, local, self.store, self.runtime, self._hash.key_id)
+        self.links = Links(topology, local.name, self.store, self.runtime)
         self._accesses: dict[str, Access] = {}
+        self._through: dict[str, ThroughStore] = {}
         try:
             self.sites.home()
         except NotFound:
@@ -229,6 +236,7 @@ class Repository:
         finally:
             if self.runtime.hasher is not None:
                 self.runtime.hasher.close()
+            self.links.close()
             self.sites.close()
             self.store.close()
 
@@ -270,12 +278,25 @@ class Repository:
     def through(self, access: Access) -> Access:
         """Return what reads a lineage here first, and from other sites what is not here."""
         others = [self.sites.patient_store(s.name) for s in self.sites.reachable(keeping=True)]
-        if not others:
+        store = self._store_through(access) if others else None
+        if store is None:
             return access
-        origin = replace(access.origin, stores=(self.store, *others))
+        origin = replace(access.origin, stores=(store, *others))
         footers = FooterCache(origin)
         reader = ContentReader(origin, footers, self.pool)
         return replace(access, origin=origin, footers=footers, reader=reader)
+
+    def _store_through(self, access: Access) -> ThroughStore | None:
+        """Return the local store with what other sites have of a lineage; made once per process."""
+        found = self._through.get(access.lineage)
+        lineage = read_lineage(self.store, access.keys)
+        if found is None and lineage is not None:
+            runtime = replace(self.runtime, limits=self.links.paced(self.runtime.limits))
+            offers = Offers(self.store, lineage, self.sites, self.links, runtime, self._hash)
+            puller = Puller(access.log, runtime, self._hash)
+            bringer = Bringer(puller, offers.of, OncePerSite(self.store, runtime), runtime)
+            found = self._through[access.lineage] = ThroughStore(self.store, bringer)
+        return found
 
     def borrowed(self, references: Sequence[Reference]) -> dict[str, Access]:
         """Return the lineages from which references borrow packs in turn, by label."""

@@ -66,14 +66,22 @@ def find_coordination(log: Log, fold: Fold) -> Iterator[ObjectInfo]:
 
 
 def find_staged(log: Log, fold: Fold) -> Iterator[Garbage]:
-    """Yield parts of packs that no intent covers: their copy was finished or given up."""
+    """Yield parts of packs, and claims on copying, that no intent covers: the copy was finished or given up."""
     covered = [uses_of(hold).groups for hold in tuple(fold.holds.values()) if hold.intent]
     for info in log.store.list(log.keys.staged):
         with suppress(Corrupt):
-            pack = parse_pack_key(pack_key_of_staged(info.key))
-            group = (pack.term, pack.save)
+            group = _group_of_staged(log, info.key)
             if not any(groups_meet(groups, [GroupRange(group, group)]) for groups in covered):
                 yield Garbage(info.key, info.size, STAGED_PART, "", *group)
+
+
+def _group_of_staged(log: Log, key: str) -> tuple[int, int]:
+    manifest = log.keys.snapshot_of_staged(key)
+    if manifest is not None:
+        found = parse_snapshot_id(manifest)
+        return found.term, found.save
+    pack = parse_pack_key(pack_key_of_staged(key))
+    return pack.term, pack.save
 
 
 def _accounted(log: Log, fold: Fold) -> set[tuple[str, int, int]]:

@@ -148,6 +148,15 @@ class LineageKeys:
         """Prefix of the manifests of one snapshot."""
         return f"{self.snapshots}{snapshot}/"
 
+    def snapshot_of(self, key: str) -> str | None:
+        """Return the id of the snapshot whose manifest an object is a part of, or None."""
+        inside = key.removeprefix(self.snapshots)
+        return None if inside == key else inside.partition("/")[0]
+
+    def snapshot_of_staged(self, key: str) -> str | None:
+        """Return the id of the snapshot whose manifest somebody claims to copy, or None."""
+        return self.snapshot_of(f"{META_PREFIX}{key.removeprefix(STAGED_PREFIX)}")
+
     def root(self, snapshot: SnapshotId | str) -> str:
         """Key of a snapshot's root."""
         return f"{self.snapshot(snapshot)}root"

@@ -1,0 +1,85 @@
+"""The links that lead to a site: what crosses them, and the caps that hold for it.
+
+Invariant: every byte that this process asks of another site is asked through here, so it is counted, and waits where
+the link has a cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from fwstore.base.config import Limits
+from fwstore.base.topology import Topology
+from fwstore.base.units import MIB
+from fwstore.log.site import Site
+from fwstore.sched import Lock, Runtime
+from fwstore.store.base import Store
+from fwstore.wan.rate import LinkRate, RateStatistics
+
+# Requests of so much of a second keep the cap within 5 % over ten seconds, also where eight workers share it.
+_REQUEST_S = 0.02
+_REQUEST_MIN_BYTES = MIB
+
+
+class Links:
+    """What this process fetches from other sites.
+
+    Args:
+        topology: Names the caps.
+        local: Name of the site of this process.
+        store: Its store.
+        runtime: Time, ids, threads.
+    """
+
+    def __init__(self, topology: Topology, local: str, store: Store, runtime: Runtime) -> None:
+        self._topology = topology
+        self._local = local
+        self._store = store
+        self._runtime = runtime
+        self._lock = Lock()
+        self._rates: dict[str, LinkRate] = {}
+        self._counted: dict[str, int] = {}
+
+    def throttle(self, site: Site) -> Callable[[int], None]:
+        """Return what waits until bytes may cross the link from a site, and counts them."""
+        name, cap = site.name, self._topology.cap(site.name, self._local)
+        with self._lock:
+            self._counted.setdefault(name, 0)
+            if cap is not None and name not in self._rates:
+                self._rates[name] = LinkRate(self._store, self._runtime, source=site.uuid, cap=cap)
+            rate = self._rates.get(name)
+
+        def take(size_bytes: int) -> None:
+            if rate is not None:
+                rate.take(size_bytes)
+            with self._lock:
+                self._counted[name] += size_bytes
+
+        return take
+
+    def paced(self, limits: Limits) -> Limits:
+        """Return limits whose requests are small enough for the caps of these links."""
+        caps = [link.cap for link in self._topology.links if link.target == self._local]
+        if not caps:
+            return limits
+        largest = max(_REQUEST_MIN_BYTES, int(min(caps) * _REQUEST_S))
+        return replace(limits, read_request_bytes=min(limits.read_request_bytes, largest))
+
+    def bytes_received(self) -> dict[str, int]:
+        """Return the bytes that this process has asked of each site."""
+        with self._lock:
+            return dict(self._counted)
+
+    def statistics(self) -> dict[str, RateStatistics]:
+        """Return what this process takes of each link that has a cap, by the name of its source."""
+        with self._lock:
+            rates = dict(self._rates)
+        return {name: rate.statistics() for name, rate in rates.items()}
+
+    def close(self) -> None:
+        """Leave the shares to the others at once."""
+        with self._lock:
+            rates, self._rates = list(self._rates.values()), {}
+        for rate in rates:
+            rate.close()

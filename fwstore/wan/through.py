@@ -1,0 +1,242 @@
+"""Loading a checkpoint whose bytes are not all here yet: what is missing is brought, kept, and read here.
+
+A `ThroughStore` stands in front of the store of the site. What is here is read here. The first reader of a
+missing object has the whole of it copied from the nearest site that has it, once for all readers of the site, by the
+same steps as replication: intent, copy, verify. When the last pack has come, the checkpoint is published.
+
+Invariant: nothing is read that was not verified by whoever copied it or by whoever reads it, and what is written here
+is what replication would write; so a reader that dies anywhere leaves what the next one, or a replicator, goes on
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from typing_extensions import Buffer
+
+from fwstore.base.errors import Conflict, FwstoreError, NotFound, PermissionDenied
+from fwstore.base.notices import tell
+from fwstore.base.units import MIB
+from fwstore.content.cache import SharedCache
+from fwstore.sched import Lock, Runtime
+from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto, Store, Upload
+from fwstore.wan.copy import PackCopy, Supply
+from fwstore.wan.once import Alive, Errand, OncePerSite
+from fwstore.wan.pull import Offer, Prepared, Puller
+
+T = TypeVar("T")
+
+_PREPARED_BYTES = 256 * MIB
+# With a thousand packs; one that is forgotten is read and planned again.
+_PREPARED_ONE_BYTES = MIB
+# What keeps an object from being written here, but not from being read elsewhere.
+_NOT_HERE = (Conflict, NotFound, PermissionDenied)
+
+
+class Bringer:
+    """Brings what readers of one lineage miss here.
+
+    Args:
+        puller: Copies to the store of this site.
+        offers: Who has a snapshot, the nearest first.
+        once: What several processes of the site want is brought once.
+        runtime: Threads.
+    """
+
+    def __init__(
+        self,
+        puller: Puller,
+        offers: Callable[[str], Sequence[Offer]],
+        once: OncePerSite,
+        runtime: Runtime,
+    ) -> None:
+        self._puller = puller
+        self._offers = offers
+        self._once = once
+        self._runtime = runtime
+        self._prepared: SharedCache[str, Prepared | None] = SharedCache(_PREPARED_BYTES)
+        self._lock = Lock()
+        self._begun: dict[str, None] = {}
+        self._awaited: dict[str, list[str]] = {}
+
+    def saw(self, key: str) -> None:
+        """Take note of what is read: packs belong to snapshots whose manifests were read before."""
+        snapshot = self._puller.log.keys.snapshot_of(key)
+        if snapshot is not None and snapshot not in self._begun:
+            with self._lock:
+                self._begun[snapshot] = None
+
+    def bring(self, key: str) -> str | None:
+        """Bring an object here; return its key here, or None where it cannot be brought.
+
+        Raises:
+            Corrupt: No site has the bytes that were written.
+            Unavailable: No site that has it answers, or the own store does not.
+        """
+        snapshot = self._puller.log.keys.snapshot_of(key)
+        try:
+            return (
+                self._bring_pack(key) if snapshot is None else self._bring_manifest(snapshot, key)
+            )
+        except _NOT_HERE as error:
+            tell(f"{key} is read from another site and not kept here: {error.message}")
+            return None
+
+    def _bring_manifest(self, snapshot: str, key: str) -> str | None:
+        prepared = self._prepare(snapshot)
+        if prepared is None:
+            return None
+        root = self._puller.log.keys.root(snapshot)
+
+        def work(alive: Alive) -> None:
+            supply = _watched(prepared.offer.supply, alive)
+            offer = replace(prepared.offer, supply=supply)
+            self._puller.write_manifest(replace(prepared, offer=offer))
+
+        self._once.see_to(Errand(root, lambda: self._size(root) is not None, work))
+        return key
+
+    def _bring_pack(self, key: str) -> str | None:
+        for snapshot in reversed(tuple(self._begun)):
+            prepared = self._prepare(snapshot)
+            copy = None if prepared is None else prepared.packs.get(key)
+            if copy is not None:
+                if self._once.see_to(self._errand(copy)):
+                    self._look_for_the_rest(snapshot)
+                return copy.key
+        return None
+
+    def _prepare(self, snapshot: str) -> Prepared | None:
+        def make() -> Prepared | None:
+            offers = self._offers(snapshot)
+            prepared = self._puller.prepare(offers) if offers else None
+            if prepared is not None:
+                keys = [copy.key for copy in prepared.packs.values()]
+                with self._lock:
+                    self._awaited[snapshot] = keys
+            return prepared
+
+        return self._prepared.get(snapshot, _PREPARED_ONE_BYTES, make)
+
+    def _errand(self, copy: PackCopy) -> Errand:
+        def work(alive: Alive) -> None:
+            supplies = tuple((_watched(supply, alive), there) for supply, there in copy.supplies)
+            self._puller.copy([replace(copy, supplies=supplies)])
+
+        return Errand(copy.key, lambda: self._size(copy.key) == copy.info.size, work)
+
+    def _size(self, key: str) -> int | None:
+        try:
+            return self._puller.log.store.head(key).size
+        except NotFound:
+            return None
+
+    def _look_for_the_rest(self, snapshot: str) -> None:
+        """Publish a snapshot when all of it has come; whoever brings the last of it notices."""
+        with self._lock:
+            awaited = self._awaited.get(snapshot)
+        if not awaited:
+            return
+        while awaited and self._size(awaited[-1]) is not None:
+            awaited.pop()
+        if not awaited:
+            self._runtime.scheduler.spawn("publish", self._publish, snapshot)
+
+    def _publish(self, snapshot: str) -> None:
+        log = self._puller.log
+
+        def work(_: Alive) -> None:
+            self._puller.pull(self._offers(snapshot))
+
+        key = f"{log.keys.snapshot(snapshot)}publish"
+        try:
+            self._once.see_to(Errand(key, lambda: snapshot in log.refresh().entries, work))
+        except FwstoreError as error:
+            # It was loaded all the same; a replicator publishes what is here, without copying it again.
+            tell(f"{snapshot} of {log.keys.label} is not published yet: {error.message}")
+
+
+def _watched(supply: Supply, alive: Alive) -> Supply:
+    """Return a supply that shows a sign of life with every request."""
+
+    def throttle(size_bytes: int) -> None:
+        alive()
+        supply.throttle(size_bytes)
+        alive()
+
+    return replace(supply, throttle=throttle)
+
+
+class ThroughStore:
+    """The store of this site, in which nothing is missing that another site has.
+
+    Args:
+        store: Of this site.
+        bringer: Brings what is missing.
+    """
+
+    def __init__(self, store: Store, bringer: Bringer) -> None:
+        self._store = store
+        self._bringer = bringer
+
+    @property
+    def url(self) -> str:
+        """The address of the store of this site."""
+        return self._store.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store of this site can do."""
+        return self._store.capabilities
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """Return a whole object."""
+        return self._read(key, lambda here: self._store.get(here, limit_bytes=limit_bytes))
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; a negative offset counts from the end."""
+        return self._read(key, lambda here: self._store.get_range(here, offset, length))
+
+    def read_into(self, key: str, reads: Sequence[ReadInto]) -> None:
+        """Fill caller's buffers from several ranges of one object."""
+        self._read(key, lambda here: self._store.read_into(here, reads))
+
+    def head(self, key: str) -> ObjectInfo:
+        """Return what is known of an object."""
+        return self._read(key, self._store.head)
+
+    def put(
+        self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None
+    ) -> None:
+        """Write an object whole."""
+        self._store.put(key, buffers, mode=mode, write_id=write_id)
+
+    def list(
+        self, prefix: str, *, start_after: str = "", limit: int | None = None
+    ) -> Iterator[ObjectInfo]:
+        """Yield objects that are here."""
+        return self._store.list(prefix, start_after=start_after, limit=limit)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects here."""
+        self._store.delete(keys)
+
+    def upload(self, key: str) -> Upload:
+        """Begin a large object here."""
+        return self._store.upload(key)
+
+    def close(self) -> None:
+        """Do nothing: the store belongs to the repository."""
+
+    def _read(self, key: str, read: Callable[[str], T]) -> T:
+        self._bringer.saw(key)
+        try:
+            return read(key)
+        except NotFound:
+            here = self._bringer.bring(key)
+            if here is None:
+                raise
+        return read(here)
