@@ -1,15 +1,15 @@
 """The reading half of a run: its checkpoints, its branches and its log.
 
-Invariant: what is listed is on the canonical chain of the log as it was read by that call; reading needs no
-right to write.
+Invariant: what is listed is on the canonical chain as all sites that answered told of it during that call; reading needs
+no right to write.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -21,15 +21,8 @@ from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.format.keys import parse_snapshot_id
 from fwstore.format.record import Record, encode_record
 from fwstore.format.summary import SnapshotEntry
-from fwstore.log.history import (
-    View,
-    branches,
-    canonical_chain,
-    history,
-    term_lines,
-    view_of,
-    with_term_after,
-)
+from fwstore.log.history import branches, canonical_chain, term_lines, with_term_after
+from fwstore.wan.chronicle import Account
 
 D = TypeVar("D")
 _RAISE: Any = object()
@@ -92,16 +85,37 @@ class TermDescription:
     tail: tuple[Checkpoint, ...]
 
 
-class RunHistory:
-    """What can be read of a run."""
+class Library(Protocol):
+    """What reading a run needs of its repository."""
 
-    def __init__(
-        self, name: str, find: Callable[[], Access | None], url: str, clock: Clock
-    ) -> None:
+    def find(self, name: str) -> Access | None:
+        """Return the newest generation of a run, or None."""
+        ...
+
+    def account(self, access: Access) -> Account:
+        """Return what all sites that answer tell of a run."""
+        ...
+
+    def through(self, access: Access) -> Access:
+        """Return what reads a run also where other sites have it."""
+        ...
+
+
+class RunHistory:
+    """What can be read of a run.
+
+    Args:
+        name: Of the run.
+        url: Of the repository, for people.
+        clock: For those who wait.
+        library: Where the run is.
+    """
+
+    def __init__(self, name: str, url: str, clock: Clock, library: Library) -> None:
         self._name = name
-        self._find = find
         self._url = url
         self._clock = clock
+        self._library = library
 
     @property
     def name(self) -> str:
@@ -110,27 +124,29 @@ class RunHistory:
 
     def exists(self) -> bool:
         """Return whether the run was created and not deleted."""
-        access = self._find()
+        access = self._library.find(self._name)
         return access is not None and access.log.refresh().closed is None
 
-    def latest(self, default: D = _RAISE) -> Checkpoint | D:
-        """Return the newest checkpoint of the canonical history.
+    def latest(self, default: D = _RAISE, *, elsewhere: bool = False) -> Checkpoint | D:
+        """Return the newest checkpoint of the canonical history that is complete here.
 
         Args:
             default: Returned instead of raising when there is none.
+            elsewhere: Also one that only other sites have; it loads from there.
 
         Raises:
             NotFound: The run has no checkpoint.
         """
-        found = self.checkpoints() if default is _RAISE else self._checkpoints_or_none()
+        found = self._checkpoints_or_none(elsewhere=elsewhere)
         if found:
             return found[-1]
-        if default is _RAISE:
-            raise NotFound(f"run {self.name} in {self._url} has no checkpoint yet")
-        return default
+        if default is not _RAISE:
+            return default
+        self._access()
+        raise NotFound(f"run {self.name} in {self._url} has no checkpoint yet")
 
     def __getitem__(self, step: int) -> Checkpoint:
-        """Return the checkpoint of a step.
+        """Return the checkpoint of a step; where it is not complete here, one that loads from another site.
 
         Raises:
             NotFound: No checkpoint of that step is on offer; `Expired` when there was one.
@@ -140,15 +156,18 @@ class RunHistory:
             raise InvalidInput(
                 f"a checkpoint of run {self.name} is named by its step, not by {step!r}"
             )
-        access = self._access()
-        fold = access.log.refresh()
-        for entry in history(fold):
-            if entry.step == step:
-                return Checkpoint(access, entry)
+        listing = self._listing()
+        chain = canonical_chain(listing.account.view)
+        same = [entry for entry in chain if entry.step == step]
+        # Here, if any of them is here: a step may have been saved twice.
+        same.sort(key=lambda entry: not listing.account.is_here(entry.id))
+        if same:
+            return listing.checkpoint(same[0])
+        fold = listing.account.own
         collected = {parse_snapshot_id(name).step for name in tuple(fold.gone)}
         expired = any(e.step == step and e.id in fold.expired for e in tuple(fold.entries.values()))
         gone = expired or step in collected
-        steps = [entry.step for entry in history(fold)]
+        steps = [entry.step for entry in chain]
         kind = Expired if gone else NotFound
         raise kind(
             f"run {self.name} has no checkpoint of step {step}"
@@ -156,45 +175,53 @@ class RunHistory:
             + (f"; it has {_shown(sorted(steps))}" if steps else "")
         )
 
-    def checkpoints(self) -> list[Checkpoint]:
+    def checkpoints(self, *, elsewhere: bool = False) -> list[Checkpoint]:
         """Return the canonical history, oldest first; of a step saved twice the newer one.
+
+        Args:
+            elsewhere: Also those that are not complete here; they load from other sites.
 
         Raises:
             NotFound: The run does not exist.
         """
-        access = self._access()
+        listing = self._listing()
         newest: dict[int, SnapshotEntry] = {}
-        for entry in history(access.log.refresh()):
-            newest.setdefault(entry.step, entry)
-        return [Checkpoint(access, newest[step]) for step in sorted(newest)]
+        for entry in canonical_chain(listing.account.view):
+            if elsewhere or listing.account.is_here(entry.id):
+                newest.setdefault(entry.step, entry)
+        return list(listing.checkpoints(newest[step] for step in sorted(newest)))
+
+    def unheard(self) -> tuple[str, ...]:
+        """Return the sites that do not answer now: with them there may be more than is listed, and newer."""
+        return self._listing().account.unheard
 
     def branches(self) -> list[BranchDescription]:
-        """Return what is on offer beside the canonical history: tails of jobs that were superseded."""
-        access = self._access()
+        """Return what is on offer, here or elsewhere, beside the canonical history: tails of jobs that were superseded."""
+        listing = self._listing()
         return [
             BranchDescription(
                 name=branch.name,
                 term=branch.term,
-                checkpoints=_checkpoints(access, branch.snapshots),
+                checkpoints=listing.checkpoints(branch.snapshots),
             )
-            for branch in branches(_view(access))
+            for branch in branches(listing.account.view)
         ]
 
     def terms(self) -> list[TermDescription]:
         """Return the jobs that extended the run, oldest first."""
-        access = self._access()
+        listing = self._listing()
         return [
             TermDescription(
                 number=line.opened.term,
                 holder=line.opened.holder,
                 home=line.opened.home,
                 base=line.opened.base,
-                after=None if line.after is None else Checkpoint(access, line.after),
+                after=None if line.after is None else listing.checkpoint(line.after),
                 wall_time=line.opened.wall_time,
-                checkpoints=_checkpoints(access, line.kept),
-                tail=_checkpoints(access, line.left),
+                checkpoints=listing.checkpoints(line.kept),
+                tail=listing.checkpoints(line.left),
             )
-            for line in term_lines(_view(access))
+            for line in term_lines(listing.account.view)
         ]
 
     def superseded_by(self, branch: str) -> list[Checkpoint]:
@@ -203,10 +230,11 @@ class RunHistory:
         Raises:
             NotFound: There is no branch of that name.
         """
-        access, head = self._access(), self._head_of(branch)
-        view = _view(access)
+        head = self._head_of(branch)
+        listing = self._listing()
+        view = listing.account.view
         stays = {entry.id for entry in canonical_chain(with_term_after(view, head.id))}
-        return list(_checkpoints(access, [e for e in canonical_chain(view) if e.id not in stays]))
+        return list(listing.checkpoints(e for e in canonical_chain(view) if e.id not in stays))
 
     def log(self) -> Iterator[LogEntry]:
         """Yield the records of the log, oldest first."""
@@ -310,20 +338,24 @@ class RunHistory:
         return None
 
     def _access(self) -> Access:
-        access = self._find()
+        access = self._library.find(self._name)
         if access is None or access.log.refresh().closed is not None:
             raise NotFound(f"there is no run {self.name} in {self._url}")
         return access
 
-    def _checkpoints_or_none(self) -> list[Checkpoint]:
+    def _listing(self) -> _Listing:
+        access = self._access()
+        return _Listing(access, self._library.account(access), self._library)
+
+    def _checkpoints_or_none(self, *, elsewhere: bool = False) -> list[Checkpoint]:
         try:
-            return self.checkpoints()
+            return self.checkpoints(elsewhere=elsewhere)
         except NotFound:
             return []
 
     def _watched(self, before: str) -> str | None:
         """Return the lineage that is watched: "" before it exists, None after it was deleted."""
-        access = self._find()
+        access = self._library.find(self._name)
         if access is None:
             return before
         if access.log.refresh().closed is not None:
@@ -332,12 +364,27 @@ class RunHistory:
         return access.lineage if before in ("", access.lineage) else None
 
 
-def _view(access: Access) -> View:
-    return view_of({"": access.log.refresh()})
+@dataclass
+class _Listing:
+    """What one call lists from."""
 
+    access: Access
+    account: Account
+    library: Library
+    far: Access | None = None
 
-def _checkpoints(access: Access, entries: Iterable[SnapshotEntry]) -> tuple[Checkpoint, ...]:
-    return tuple(Checkpoint(access, entry) for entry in entries)
+    def checkpoint(self, entry: SnapshotEntry) -> Checkpoint:
+        """Return a checkpoint that is read here if it is here, else from the sites that have it."""
+        where = self.account.where.get(entry.id, ())
+        if self.account.is_here(entry.id):
+            return Checkpoint(self.access, entry, sites=where)
+        if self.far is None:
+            self.far = self.library.through(self.access)
+        return Checkpoint(self.far, entry, sites=where, elsewhere=True)
+
+    def checkpoints(self, entries: Iterable[SnapshotEntry]) -> tuple[Checkpoint, ...]:
+        """Return some checkpoints, in their order."""
+        return tuple(self.checkpoint(entry) for entry in entries)
 
 
 def _patience(timeout: str | float | None) -> float:

@@ -30,6 +30,7 @@ from fwstore.content.footers import FooterCache
 from fwstore.content.read import ContentReader
 from fwstore.content.verified import Origin
 from fwstore.format.keys import LineageKeys
+from fwstore.format.lineage import Lineage
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.lineage import find, list_lineages, read_lineage
 from fwstore.log.log import Log
@@ -47,6 +48,8 @@ from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
 from fwstore.store.probe import ProbeReport, probe_store
 from fwstore.wan.links import Links
+from fwstore.wan.chronicle import Account, Chronicle
+from fwstore.wan.heard import Listener
 from fwstore.wan.offers import Offers
 from fwstore.wan.once import OncePerSite
 from fwstore.wan.pull import Puller
@@ -116,6 +119,7 @@ class Repository:
         self._accesses: dict[str, Access] = {}
         self._through: dict[str, ThroughStore] = {}
         try:
+        self._chronicles: dict[str, Chronicle] = {}
             self.sites.home()
         except NotFound:
             # The first writer creates the site.
@@ -279,9 +283,19 @@ class Repository:
         """Return what reads a lineage here first, and from other sites what is not here."""
         others = [self.sites.patient_store(s.name) for s in self.sites.reachable(keeping=True)]
         store = self._store_through(access) if others else None
+            hear=self._hear,
         if store is None:
             return access
         origin = replace(access.origin, stores=(store, *others))
+    def account(self, access: Access) -> Account:
+        """Return what all sites that answer tell of a run."""
+        chronicle = self._chronicles.get(access.lineage)
+        if chronicle is None:
+            read_packs = PackTables(self._hash)
+            chronicle = Chronicle(self.sites, access.log, self.runtime, read_packs)
+            self._chronicles[access.lineage] = chronicle
+        return chronicle.read()
+
         footers = FooterCache(origin)
         reader = ContentReader(origin, footers, self.pool)
         return replace(access, origin=origin, footers=footers, reader=reader)
@@ -340,6 +354,11 @@ class Repository:
             return False
         try:
             manifest = Checkpoint(self.through(access), entry).manifest
+    def _hear(self, site: Site, lineage: Lineage) -> Log:
+        """Return the log of another site; one that was set back since it was heard is refused."""
+        runtime = site.bounded(self.runtime)
+        return Listener(self.store, lineage, runtime, PackTables(self._hash)).hear(site)
+
             manifest.tensors()
             manifest.all_packs()
         except (Corrupt, NotFound) as error:

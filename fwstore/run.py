@@ -54,12 +54,7 @@ class Run(RunHistory):
     """A named history of checkpoints; made by `Repository.run`, created at the first writer."""
 
     def __init__(self, repository: Repository, name: str) -> None:
-        super().__init__(
-            validate_name(name),
-            lambda: repository.find(name),
-            repository.url,
-            repository.runtime.clock,
-        )
+        super().__init__(validate_name(name), repository.url, repository.runtime.clock, repository)
         self._repository = repository
 
     def __repr__(self) -> str:

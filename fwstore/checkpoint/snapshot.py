@@ -38,9 +38,18 @@ T = TypeVar("T")
 class Checkpoint:
     """One saved state of a run. Made by `Run.latest`, `run[step]` and others."""
 
-    def __init__(self, access: Access, entry: SnapshotEntry) -> None:
+    def __init__(
+        self,
+        access: Access,
+        entry: SnapshotEntry,
+        *,
+        sites: tuple[str, ...] = (),
+        elsewhere: bool = False,
+    ) -> None:
         self._access = access
         self._entry = entry
+        self._sites = sites
+        self._elsewhere = elsewhere
         self._manifest: Manifest | None = None
         self._tensors: TensorMapping | None = None
 
@@ -80,6 +89,16 @@ class Checkpoint:
     def term(self) -> int:
         """Term of the job that saved it."""
         return self._entry.term
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that had it whole when it was listed; empty where there is but one store."""
+        return self._sites
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it was not complete at this site when it was listed; it loads from the sites that have it."""
+        return self._elsewhere
 
     @property
     def metrics(self) -> Mapping[str, float]:

@@ -24,17 +24,17 @@ from fwstore.base.errors import (
 from fwstore.base.ids import write_id
 from fwstore.format.keys import SITE_KEY, LineageKeys
 from fwstore.format.lineage import Kind, Lineage
-from fwstore.format.record import AnyBody, Fence, Open, Pin
+from fwstore.format.record import Open
 from fwstore.format.summary import SnapshotEntry
 from fwstore.format.vote import Receipt, Vote, encode_vote
-from fwstore.log.fold import Fold
 from fwstore.log.history import View, canonical_chain, view_of
+from fwstore.log.homes import Hear, Homes
 from fwstore.log.identify import identify
-from fwstore.log.lineage import birth, open_log, read_lineage
+from fwstore.log.lineage import birth
 from fwstore.log.log import Log
 from fwstore.log.packs import PackReader
 from fwstore.log.site import UNHEARD, Site, still_is
-from fwstore.log.term import Term, unpin_bases
+from fwstore.log.term import Term
 from fwstore.log.votes import Ballots, Electorate, reachable
 from fwstore.sched import Runtime
 from fwstore.store.create import create_once
@@ -63,6 +63,7 @@ class Candidate:
         read_packs: Lists the packs of a snapshot.
         loadable: Says whether a snapshot can serve as the base; it may load or verify it.
         kind: Of the lineage.
+        hear: Reads the log of another site to its end; raises Conflict for one that was set back.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Candidate:
     read_packs: PackReader
     loadable: Callable[[SnapshotEntry], bool] = _loadable
     kind: Kind = "run"
+    hear: Hear | None = None
 
     @property
     def electorate(self) -> frozenset[str]:
@@ -122,7 +124,7 @@ class _Election:
         self._ballots = Ballots()
         self._electorate = Electorate(frozenset())
         self._found: Lineage | None = None
-        self._logs: dict[str, Log] = {}
+        self._homes = Homes(candidate.home, runtime, candidate.read_packs, candidate.hear)
         self._term = 0
         # Who was relied on for each majority: they must be who they were until the end.
         self._relied: list[frozenset[str]] = []
@@ -143,9 +145,6 @@ class _Election:
         home = self._open(choice)
         return Term(self._term, choice.base, home, choice.pinned)
 
-    def _is_home(self, uuid: str) -> bool:
-        return uuid == self._candidate.home.uuid
-
     # Who is it?
 
     def _identify(self) -> Lineage:
@@ -155,7 +154,7 @@ class _Election:
         found = identify(candidate.name, candidate.home, others, runtime, candidate.read_packs)
         self._found = found.lineage
         if found.log is not None:
-            self._logs[candidate.home.uuid] = found.log
+            self._homes.logs[candidate.home.uuid] = found.log
         if found.lineage is not None:
             return found.lineage
         if candidate.strangers:
@@ -182,7 +181,7 @@ class _Election:
         for attempt in range(_ATTEMPTS):
             self._read_ballots(lineage.keys)
             lineage = self._adopt(lineage)
-            term = max(self._ballots.newest_term(), self._newest_logged()) + 1
+            term = max(self._ballots.newest_term(), self._homes.newest_term()) + 1
             self._term = term
             if self._vote(lineage, term):
                 return lineage
@@ -213,9 +212,6 @@ class _Election:
             witnesses=lineage.witnesses,
             time=lineage.time,
         )
-
-    def _newest_logged(self) -> int:
-        return max((log.fold.newest_term for log in self._logs.values()), default=0)
 
     def _vote(self, lineage: Lineage, term: int) -> bool:
         # A set with a member that nobody has met cannot be written down; that of the lineage stands for it.
@@ -315,55 +311,11 @@ class _Election:
     # Step 1: fence.
 
     def _read_logs(self, lineage: Lineage) -> None:
-        """Read the log of every reachable site that has the run, or that a vote names as a home."""
-        homes = self._ballots.homes(self._term)
-
-        def read(site: Site) -> Log | None:
-            is_home = site.uuid in homes
-            try:
-                return self._read_log(site, lineage, is_home=is_home)
-            except UNHEARD:
-                if self._is_home(site.uuid):
-                    raise
-                return None
-
-        unread = [site for uuid, site in self._sites.items() if uuid not in self._logs]
-        for site, log in zip(unread, self._runtime.scheduler.map(read, unread), strict=True):
-            if log is not None:
-                self._logs[site.uuid] = log
-
-    def _read_log(self, site: Site, lineage: Lineage, *, is_home: bool) -> Log | None:
-        if not self._is_home(site.uuid):
-            there = read_lineage(site.store, lineage.keys)
-            if there is not None and there.lineage != lineage.lineage:
-                raise Conflict(
-                    f"{lineage.keys.label} is lineage {there.lineage} in {site.store.url}, and here it is "
-                    f"{lineage.lineage}: two lineages were created under one name; rename one"
-                )
-            if there is None and not is_home:
-                return None
-        runtime = site.bounded(self._runtime)
-        log = open_log(site.store, lineage, runtime, self._candidate.read_packs)
-        log.refresh()
-        return log
+        named = self._ballots.homes(self._term)
+        self._homes.read(list(self._sites.values()), lineage, named)
 
     def _fence(self) -> None:
-        """Fence every log that was read; one that cannot be fenced offers no base."""
-
-        def fence(fold: Fold) -> AnyBody | None:
-            return Fence() if fold.fence < self._term else None
-
-        def append(uuid: str) -> bool:
-            try:
-                self._logs[uuid].append(fence, term=self._term)
-            except UNHEARD:
-                if self._is_home(uuid):
-                    raise
-                return False
-            return True
-
-        fenced = dict(zip(self._logs, self._runtime.scheduler.map(append, self._logs), strict=True))
-        self._logs = {uuid: log for uuid, log in self._logs.items() if fenced[uuid]}
+        self._homes.fence(self._term)
 
     # Step 3: the base.
 
@@ -374,7 +326,7 @@ class _Election:
                 pinned = self._pin(entry)
                 if pinned and self._candidate.loadable(entry):
                     return _Choice(entry, pinned)
-                self._unpin(pinned)
+                self._homes.unpin(pinned, self._term)
                 if not pinned:
                     # It was expired or condemned between the choice and the pin: choose again.
                     break
@@ -388,7 +340,7 @@ class _Election:
         raise Conflict(f"no snapshot of {self._candidate.name} stayed long enough to be pinned")
 
     def _candidates(self, wanted: str | None) -> list[SnapshotEntry]:
-        folds = {uuid: log.fold for uuid, log in self._logs.items()}
+        folds = {uuid: log.fold for uuid, log in self._homes.logs.items()}
         receipts = [r for r in self._ballots.receipts.values() if r.term < self._term]
         view = view_of(folds, receipts)
         if wanted is None:
@@ -403,11 +355,11 @@ class _Election:
 
     def _refuse_to_begin_anew(self, view: View) -> None:
         """Refuse to begin with nothing what others have begun where it cannot be read."""
-        unread = {opened.home for opened in view.opens.values()} - self._logs.keys()
+        unread = {opened.home for opened in view.opens.values()} - self._homes.logs.keys()
         if not unread:
             return
         newest = view.opens[max(view.opens)]
-        known = any(newest.base in log.fold.entries for log in self._logs.values())
+        known = any(newest.base in log.fold.entries for log in self._homes.logs.values())
         if newest.home in unread or not (newest.base is None or known):
             raise Unavailable(
                 f"{self._candidate.name} was begun at site {', '.join(sorted(unread))}, which does not answer, and "
@@ -415,46 +367,7 @@ class _Election:
             )
 
     def _pin(self, entry: SnapshotEntry) -> list[Log]:
-        """Pin a snapshot in every log that offers it; return those logs."""
-        token = write_id(self._runtime.ids)
-
-        def pin(fold: Fold) -> AnyBody | None:
-            if entry.id not in fold.entries or entry.id in fold.expired:
-                return None
-            return Pin(
-                pin=token,
-                snapshot=entry.id,
-                reason=f"base of term {self._term}",
-                base_of=self._term,
-            )
-
-        def append(uuid: str) -> bool | None:
-            try:
-                return self._logs[uuid].append(pin, term=self._term) is not None
-            except (NotFound, Conflict):
-                # Collected or condemned meanwhile: this log does not offer it any more.
-                return False
-            except UNHEARD:
-                if self._is_home(uuid):
-                    raise
-                return None
-
-        answers = dict(
-            zip(self._logs, self._runtime.scheduler.map(append, self._logs), strict=True)
-        )
-        logs = {uuid: log for uuid, log in self._logs.items() if answers[uuid] is not None}
-        self._logs = logs
-        return [log for uuid, log in logs.items() if answers[uuid]]
-
-    def _unpin(self, pinned: Sequence[Log]) -> None:
-        home = self._logs[self._candidate.home.uuid]
-        for log in pinned:
-            try:
-                unpin_bases(log, self._term)
-            except UNHEARD:
-                # Elsewhere the collector lifts it.
-                if log is home:
-                    raise
+        return self._homes.pin(entry, self._term)
 
     # Steps 4 to 6: receipt, votes again, open.
 
@@ -485,7 +398,7 @@ class _Election:
     def _open(self, choice: _Choice) -> Log:
         base = choice.base.id if choice.base else None
         body = Open(self._candidate.holder, self._candidate.home.uuid, base)
-        home = self._logs[self._candidate.home.uuid]
+        home = self._homes.own
         if home.append(lambda _: body, term=self._term) is None:
             raise InternalError("an open was not appended")
         return home

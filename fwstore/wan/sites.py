@@ -94,6 +94,11 @@ class Sites:
         self._known = {name: _Acquaintance(config) for name, config in topology.sites.items()}
         self._known[self.local].brisk = self._known[self.local].patient = store
 
+    @property
+    def patience_s(self) -> float:
+        """Longest time for one request of the protocol to another site."""
+        return self._brisk.limits.request_timeout_s
+
     def home(self) -> Site:
         """Return the local site.
 
@@ -243,7 +248,7 @@ class Sites:
             raise Conflict(
                 f"{is_site}, and the topology calls it {name}: are the stores of two sites mixed up?"
             )
-        patience_s = None if name == self.local else self._brisk.limits.request_timeout_s
+        patience_s = None if name == self.local else self.patience_s
         known.site = replace(said, name=name or said.name, patience_s=patience_s)
         known.silence, known.told = None, False
         known.remembered = known.remembered or remembered is not None

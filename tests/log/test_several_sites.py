@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -33,12 +35,12 @@ def three() -> tuple[Site, Site, Site]:
     return made_site("a"), made_site("b"), made_site("c")
 
 
-def at(home: Site, *others: Site, **options: object) -> Candidate:
+def at(home: Site, *others: Site, **options: Any) -> Candidate:
     """A candidate at one of three sites that vote, the others of which are given."""
     made = Candidate(
         name="run", home=home, witnesses=(home, *others), holder="job", read_packs=read_packs
     )
-    return replace(made, **options)  # type: ignore[arg-type]
+    return replace(made, **options)
 
 
 def silent(site: Site) -> Site:
@@ -146,6 +148,20 @@ def test_every_reachable_log_is_fenced_home_or_not() -> None:
         saver.commit(30)
     assert term.base is not None
     assert term.base.step == 20
+
+
+def test_the_next_home_fences_the_last_one_and_continues_from_it() -> None:
+    a, b, c = three()
+    old = Saver(take_term(at(a, b, c), make_runtime()))
+    entry = old.commit(10)
+    lineage = a.store.get(old.term.keys.catalog, limit_bytes=1 << 14)
+    b.store.put(old.term.keys.catalog, [lineage], mode="create")
+    term = take_term(at(b, a, c), make_runtime(1))
+    assert term.number == 2
+    assert term.base == entry
+    with pytest.raises(Fenced):
+        old.commit(20)
+    assert [pin.snapshot for pin in old.term.log.refresh().pins.values()] == [entry.id]
 
 
 def test_the_base_is_the_newest_anywhere_and_is_pinned_wherever_it_is_offered() -> None:
@@ -284,25 +300,24 @@ def test_a_home_that_is_wiped_while_it_stands_does_not_vote_for_itself() -> None
 def test_a_witness_that_refuses_the_credentials_is_silent() -> None:
     a, b, c = three()
 
-    class Refusing(FaultyStore):
-        def act(self, name: str, *args: object, **options: object) -> object:  # type: ignore[override]
-            raise PermissionDenied("expired")
+    def refuse(operation: Operation) -> Fault | None:
+        raise PermissionDenied("expired")
 
-    refusing = replace(b, store=Refusing(b.store))
+    refusing, other = (replace(site, store=FaultyStore(site.store, refuse)) for site in (b, c))
     assert take_term(at(a, refusing, c), make_runtime()).number == 1
     with pytest.raises(PermissionDenied):
-        take_term(at(a, refusing, replace(c, store=Refusing(c.store))), make_runtime(1))
+        take_term(at(a, refusing, other), make_runtime(1))
+
+
+def silent_after(number: int, operation: Operation) -> Fault | None:
+    return "fail" if operation.number > number else None
 
 
 def test_a_site_that_falls_silent_in_the_middle_is_passed_over() -> None:
     a, b, c, _ = begun()
     for after in range(0, 40, 3):
-        calls = iter(range(1000))
-
-        def plan(operation: Operation, after: int = after, calls: object = calls) -> Fault | None:
-            return "fail" if next(calls) >= after else None  # type: ignore[call-overload]
-
-        falling = replace(a, store=FaultyStore(a.store, plan), patience_s=0.01)
+        store = FaultyStore(a.store, partial(silent_after, after))
+        falling = replace(a, store=store, patience_s=0.01)
         term = take_term(at(b, falling, c), make_runtime(100 + after))
         assert term.base is not None
         assert term.base.step in (10, 20), after

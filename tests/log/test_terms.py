@@ -370,20 +370,6 @@ def test_h6_votes_are_read_again_before_the_open() -> None:
     assert len(slots) == 1, "the fence of term 1, and no open"
 
 
-def test_the_next_home_fences_the_last_one_and_continues_from_it() -> None:
-    a, b, c = three_sites()
-    old = Saver(take_term(at(a, (a, b, c)), make_runtime()))
-    entry = old.commit(10)
-    lineage = a.store.get(old.term.keys.catalog, limit_bytes=1 << 14)
-    b.store.put(old.term.keys.catalog, [lineage], mode="create")
-    term = take_term(at(b, (a, b, c)), make_runtime(1))
-    assert term.number == 2
-    assert term.base == entry
-    with pytest.raises(Fenced):
-        old.commit(20)
-    assert [pin.snapshot for pin in old.term.log.refresh().pins.values()] == [entry.id]
-
-
 @pytest.mark.parametrize("number", range(1, 12))
 @pytest.mark.parametrize("plan", [lose_at, late_at, fail_at])
 def test_a_lost_answer_at_any_create_changes_nothing(

@@ -18,7 +18,7 @@ from unittest import mock
 from fwstore.base.errors import AlreadyExists, Unavailable
 from fwstore.format.record import Condemn, Open, Pin
 from fwstore.log.fold import Fold, Refusal
-from sim import patches
+from sim import patches, wan_patches
 
 _CREATORS = ("fwstore.log.log", "fwstore.log.terms", "fwstore.log.lineage", "fwstore.log.condemned")
 
@@ -318,7 +318,7 @@ BUGS = (
         [
             (
                 "fwstore.log.terms._Election._pin",
-                lambda original: lambda self, entry: [self._logs[self._candidate.home.uuid]],
+                lambda original: lambda self, entry: [self._homes.own],
             )
         ],
         seeds=0,
@@ -439,5 +439,41 @@ BUGS = (
                 ("fwstore.store.folders._flush_path", _nothing)
             ],
         }.items()
+    ),
+    Bug(
+        "a copy is published before its last pack is here",
+        wan_patches.published_before_the_last_pack(),
+    ),
+    Bug("nothing is said before a copy begins", wan_patches.without_intent(), holes=("H1",)),
+    Bug(
+        "an intent is taken for proof of what it covers",
+        wan_patches.intent_as_proof(),
+        holes=("H2",),
+    ),
+    Bug(
+        "a condemned key is written again by a copy",
+        [("fwstore.wan.localise._own_row", wan_patches.same_name_again)],
+        seeds=2000,
+        holes=("H5",),
+    ),
+    Bug(
+        "the manifest of a source is copied unverified",
+        [("fwstore.wan.pull.read_object", wan_patches.unverified_object)],
+        seeds=2000,
+    ),
+    Bug(
+        "chunks are copied unverified",
+        [("fwstore.wan.pieces.PackShape.check", _nothing)],
+        seeds=2000,
+    ),
+    Bug(
+        "what was heard goes past what was not read",
+        [("fwstore.wan.heard.Listener._keep", wan_patches.gap_in_what_was_heard)],
+        holes=("H3",),
+    ),
+    Bug(
+        "an intent is withdrawn while somebody copies",
+        [("fwstore.wan.line.Line._withdraw", wan_patches.withdrawn_at_once)],
+        seeds=2000,
     ),
 )
