@@ -47,13 +47,13 @@ from fwstore.sched.runtime import system_runtime
 from fwstore.store.address import REMOTE_SCHEMES, open_store
 from fwstore.store.base import Store
 from fwstore.store.probe import ProbeReport, probe_store
-from fwstore.wan.links import Links
 from fwstore.wan.chronicle import Account, Chronicle
 from fwstore.wan.heard import Listener
+from fwstore.wan.links import Links
 from fwstore.wan.offers import Offers
 from fwstore.wan.once import OncePerSite
 from fwstore.wan.pull import Puller
-from fwstore.wan.sites import Silence, Sites, for_site
+from fwstore.wan.sites import Sites, for_site
 from fwstore.wan.through import Bringer, ThroughStore
 
 
@@ -117,9 +117,9 @@ class Repository:
         self.sites = Sites(topology, local, self.store, self.runtime, self._hash.key_id)
         self.links = Links(topology, local.name, self.store, self.runtime)
         self._accesses: dict[str, Access] = {}
+        self._chronicles: dict[str, Chronicle] = {}
         self._through: dict[str, ThroughStore] = {}
         try:
-        self._chronicles: dict[str, Chronicle] = {}
             self.sites.home()
         except NotFound:
             # The first writer creates the site.
@@ -266,27 +266,20 @@ class Repository:
         """Win the next term of a run for this process."""
         sites = self.sites
         home = replace(sites.join(), store=self.store)
-        voters = sites.answers(sites.topology.witnesses)
+        witnesses, absent = sites.electors()
         candidate = Candidate(
             name=name,
             home=home,
-            witnesses=tuple(site for site in voters if isinstance(site, Site)),
-            absent=tuple(site.elector for site in voters if isinstance(site, Silence)),
+            witnesses=witnesses,
+            absent=absent,
             sites=tuple(sites.reachable()),
             holder=self.runtime.environment.text("HOSTNAME") or "unnamed host",
             read_packs=PackTables(self._hash),
             loadable=lambda entry: self._is_whole(name, entry),
+            hear=self._hear,
         )
         return take_term(candidate, self.runtime, base=base)
 
-    def through(self, access: Access) -> Access:
-        """Return what reads a lineage here first, and from other sites what is not here."""
-        others = [self.sites.patient_store(s.name) for s in self.sites.reachable(keeping=True)]
-        store = self._store_through(access) if others else None
-            hear=self._hear,
-        if store is None:
-            return access
-        origin = replace(access.origin, stores=(store, *others))
     def account(self, access: Access) -> Account:
         """Return what all sites that answer tell of a run."""
         chronicle = self._chronicles.get(access.lineage)
@@ -296,6 +289,13 @@ class Repository:
             self._chronicles[access.lineage] = chronicle
         return chronicle.read()
 
+    def through(self, access: Access) -> Access:
+        """Return what reads a lineage here first, and from other sites what is not here."""
+        others = [self.sites.patient_store(s.name) for s in self.sites.reachable(keeping=True)]
+        store = self._store_through(access) if others else None
+        if store is None:
+            return access
+        origin = replace(access.origin, stores=(store, *others))
         footers = FooterCache(origin)
         reader = ContentReader(origin, footers, self.pool)
         return replace(access, origin=origin, footers=footers, reader=reader)
@@ -347,6 +347,11 @@ class Repository:
 
         return apply
 
+    def _hear(self, site: Site, lineage: Lineage) -> Log:
+        """Return the log of another site; one that was set back since it was heard is refused."""
+        runtime = site.bounded(self.runtime)
+        return Listener(self.store, lineage, runtime, PackTables(self._hash)).hear(site)
+
     def _is_whole(self, name: str, entry: SnapshotEntry) -> bool:
         """Return whether the manifest of a snapshot can be read; a job begins with one that can."""
         access = self.find(name)
@@ -354,11 +359,6 @@ class Repository:
             return False
         try:
             manifest = Checkpoint(self.through(access), entry).manifest
-    def _hear(self, site: Site, lineage: Lineage) -> Log:
-        """Return the log of another site; one that was set back since it was heard is refused."""
-        runtime = site.bounded(self.runtime)
-        return Listener(self.store, lineage, runtime, PackTables(self._hash)).hear(site)
-
             manifest.tensors()
             manifest.all_packs()
         except (Corrupt, NotFound) as error:

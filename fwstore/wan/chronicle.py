@@ -108,10 +108,10 @@ class Chronicle:
 
     def _receipts(self, lineage: Lineage) -> tuple[list[Receipt], bool]:
         """Return the receipts, and whether those of a majority were read."""
-        answers = self._sites.answers(self._sites.topology.witnesses)
-        voters = {site.uuid: site for site in answers if isinstance(site, Site)}
-        topology = {a.uuid if isinstance(a, Site) else a.elector for a in answers}
-        known = Electorate(frozenset({frozenset(topology), frozenset(lineage.witnesses)}))
+        witnesses, absent = self._sites.electors()
+        voters = {site.uuid: site for site in witnesses}
+        topology = frozenset({*voters, *absent})
+        known = Electorate(frozenset({topology, frozenset(lineage.witnesses)}))
         while True:
             sites = {**{site.uuid: site for site in self._sites.reachable()}, **voters}
             asked = reachable(sites, known.members())

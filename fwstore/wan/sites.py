@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fwstore.base.config import Environment
-from fwstore.base.errors import Conflict, FwstoreError, InvalidInput, NotFound
+from fwstore.base.errors import Conflict, FwstoreError, InvalidInput, NotFound, Unavailable
 from fwstore.base.ids import write_id
 from fwstore.base.notices import tell
 from fwstore.base.topology import SiteConfig, Topology
@@ -106,9 +106,13 @@ class Sites:
             NotFound: Its store is not a site yet.
             Conflict: Its store is another site.
         """
-        return self._take_in(
-            self._known[self.local], open_site(self._store, hash_key=self._hash_key), None
-        )
+        said = open_site(self._store, hash_key=self._hash_key)
+        expected = self._known[self.local].config.uuid
+        if expected not in (None, said.uuid):
+            raise Conflict(
+                f"{_claims(said)}, and the topology says that {self.local} is site {expected}"
+            )
+        return self._accept(self._known[self.local], said, None)
 
     def ask(self, name: str) -> Site | Silence:
         """Return a site, or why it cannot be asked now; nothing is written.
@@ -133,16 +137,22 @@ class Sites:
         wanted = [name for name in self._others() if self._known[name].config.keeps or not keeping]
         return [site for site in self.answers(wanted) if isinstance(site, Site)]
 
+    def electors(self) -> tuple[tuple[Site, ...], tuple[str, ...]]:
+        """Return the witnesses that answer, and what stands for the others in an electorate."""
+        answers = self.answers(self.topology.witnesses)
+        asked = tuple(site for site in answers if isinstance(site, Site))
+        return asked, tuple(site.elector for site in answers if isinstance(site, Silence))
+
     def join(self) -> Site:
         """Make the local store and every empty one a site, and remember all that answer; return the local one.
 
         Raises:
-            Conflict: A store is another site than was met under its name.
+            Conflict: The local store is another site than others have met, or it has the name of another one.
             InvalidInput: A site has two names.
+            Unavailable: The local store is empty, and whether others have met it cannot be asked.
         """
-        others = [site for site in self.answers(self._others()) if isinstance(site, Site)]
-        met_as = self._runtime.scheduler.map(self._name_of_local_at, others)
-        home = self._settle_home({uuid for uuid in met_as if uuid is not None})
+        self.answers(self._others())
+        home = self._settle_home()
         self._runtime.scheduler.map(self._settle, self._others())
         return home
 
@@ -168,29 +178,47 @@ class Sites:
     def _others(self) -> list[str]:
         return [name for name in self._known if name != self.local]
 
-    def _name_of_local_at(self, site: Site) -> str | None:
-        """Return the uuid under which another site has met this one."""
-        try:
-            found = self._remembered_at(site.store, self.local)
-        except UNHEARD:
-            return None
-        return None if found is None else found.site
+    def _met_by_others(self, name: str) -> tuple[frozenset[str], bool]:
+        """Return as which sites others have met a site, and whether all that may have met it told."""
+        askable = [
+            other for other in self._others() if other != name and self._known[other].config.keeps
+        ]
+        complete, met = True, set()
+        for other in self.answers(askable):
+            if isinstance(other, Silence):
+                complete = complete and other.vacant
+                continue
+            try:
+                found = self._remembered_at(other.store, name)
+            except UNHEARD as error:
+                self.lose(other.name, error)
+                complete = False
+            else:
+                met |= {found.site} if found is not None else set()
+        return frozenset(met), complete
 
-    def _settle_home(self, met_as: set[str]) -> Site:
+    def _settle_home(self) -> Site:
         known = self._known[self.local]
+        met, complete = self._met_by_others(self.local)
         try:
             home = self.home()
         except NotFound as error:
-            if met_as:
+            if met:
                 raise Conflict(
-                    f"{self._store.url} was wiped: others have met {self.local} as site {', '.join(met_as)}, and "
+                    f"{self._store.url} was wiped: others have met {self.local} as site {', '.join(met)}, and "
                     "it holds nothing; restore it, or give it a new name in the topology and retire the old site"
                 ) from error
-            home = self._take_in(known, self._create(known, self._store, self._runtime), None)
-        for uuid in met_as - {home.uuid}:
+            if not complete:
+                raise Unavailable(
+                    f"{self._store.url} is empty, and not every site can be asked whether it has met {self.local} "
+                    "before: try again when all answer, or restore it if it was wiped"
+                ) from error
+            self._create(known, self._store, self._runtime)
+            home, (met, _) = self.home(), self._met_by_others(self.local)
+        for uuid in met - {home.uuid}:
             raise Conflict(
-                f"{self._store.url} is site {home.uuid}, and others have met {self.local} as site {uuid}: was it "
-                "wiped and made anew, or are the stores of two sites mixed up?"
+                f"{_claims(home)}, and others have met {self.local} as site {uuid}: was it wiped and made anew, or "
+                "are the stores of two sites mixed up?"
             )
         return home
 
@@ -199,14 +227,30 @@ class Sites:
         known = self._known[name]
         answer = self.ask(name)
         if isinstance(answer, Silence) and answer.vacant and known.brisk is not None:
-            try:
-                made = self._create(known, known.brisk, self._brisk)
-            except UNHEARD as error:
-                self._be_silent(known, error.message)
-                return
-            answer = self._take_in(known, made, None)
+            answer = self._found(known, known.brisk)
         if isinstance(answer, Site) and not known.remembered:
             self._remember(known, answer)
+
+    def _found(self, known: _Acquaintance, store: Store) -> Site | Silence:
+        """Make an empty store a site, if nobody can have met it before: it might be one that was wiped."""
+        met, complete = self._met_by_others(known.config.name)
+        if not met and not complete:
+            return self._be_silent(
+                known,
+                "its store is empty, and not every site can be asked whether it was met before",
+            )
+        if not met:
+            try:
+                made = self._create(known, store, self._brisk)
+            except UNHEARD as error:
+                return self._be_silent(known, error.message)
+            # Whoever made it at the same time has written it down before relying on it.
+            met, _ = self._met_by_others(known.config.name)
+            if met <= {made.uuid}:
+                return self._take_in(known, made, None)
+        return self._be_silent(
+            known, f"{store.url} was wiped: others have met it as site {', '.join(met)}", min(met)
+        )
 
     def _create(self, known: _Acquaintance, store: Store, runtime: Runtime) -> Site:
         name, uuid = known.config.name, known.config.uuid
@@ -229,24 +273,32 @@ class Sites:
             return self._be_silent(known, error.message, uuid)
         return self._take_in(known, said, remembered)
 
-    def _take_in(self, known: _Acquaintance, said: Site, remembered: KnownSite | None) -> Site:
-        """Take a store for the site that it says to be, unless something speaks against it."""
-        name, expected = known.config.name, known.config.uuid
-        is_site = f"{said.store.url} is site {said.uuid} ({said.name or 'without a name'})"
+    def _take_in(
+        self, known: _Acquaintance, said: Site, remembered: KnownSite | None
+    ) -> Site | Silence:
+        """Take a store for the site that it says to be; one that was made anew is another site, and silent."""
+        known_as = {known.config.uuid, remembered.site if remembered else None} - {None, said.uuid}
+        if said.name in ("", known.config.name) and known_as:
+            expected = known_as.pop()
+            told = (
+                f"{_claims(said)}, and {known.config.name} is site {expected} here: it was wiped and made anew, or the "
+                "stores of two sites are mixed up; restore it, or give it a new name in the topology and retire "
+                "the old site"
+            )
+            return self._be_silent(known, told, expected)
+        return self._accept(known, said, remembered)
+
+    def _accept(self, known: _Acquaintance, said: Site, remembered: KnownSite | None) -> Site:
+        name = known.config.name
         for other, met in self._known.items():
             if met is not known and met.site is not None and met.site.uuid == said.uuid:
-                raise InvalidInput(f"{is_site}, which the topology names twice: {other}, {name}")
-        if remembered is not None and said.uuid != remembered.site:
-            raise Conflict(
-                f"{is_site}, and {name} was met as site {remembered.site}: either the topology has the stores of "
-                "two sites mixed up, or that store was wiped and made anew; then give it a new name in the "
-                "topology and retire the old site"
-            )
-        if expected is not None and said.uuid != expected:
-            raise Conflict(f"{is_site}, and the topology says that {name} is site {expected}")
+                raise InvalidInput(
+                    f"{_claims(said)}, which the topology names twice: {other}, {name}"
+                )
         if name and said.name not in ("", name):
+            before = f" ({remembered.site})" if remembered is not None else ""
             raise Conflict(
-                f"{is_site}, and the topology calls it {name}: are the stores of two sites mixed up?"
+                f"{_claims(said)}, and the topology calls it {name}{before}: are the stores of two sites mixed up?"
             )
         patience_s = None if name == self.local else self.patience_s
         known.site = replace(said, name=name or said.name, patience_s=patience_s)
@@ -284,6 +336,10 @@ class Sites:
         if not create_once(self._store, key, [encode_site(made)], runtime):
             self._take_in(known, site, self._remembered_at(self._store, site.name))
         known.remembered = True
+
+
+def _claims(site: Site) -> str:
+    return f"{site.store.url} says that it is site {site.name or 'without a name'} ({site.uuid})"
 
 
 def _open(config: SiteConfig, runtime: Runtime) -> Store:

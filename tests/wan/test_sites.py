@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fwstore
-from fwstore.base.errors import Conflict, InvalidInput, NotFound
+from fwstore.base.errors import Conflict, InvalidInput, NotFound, Unavailable
 from fwstore.log.site import Site
 from fwstore.wan.sites import Silence
 from support.lineages import keys_under
@@ -102,8 +102,8 @@ def test_a_uuid_that_the_topology_names_must_be_that_of_the_store(sites: Places)
         save(repository, 1)
     text = sites.file.read_text()
     sites.file.write_text(text.replace("[sites.b]", f'[sites.b]\nuuid = "{"7" * 32}"'))
-    with sites.open("a") as repository, pytest.raises(Conflict, match="7" * 32):
-        repository.sites.ask("b")
+    with sites.open("a") as repository, pytest.warns(UserWarning, match="7" * 32):
+        assert isinstance(repository.sites.ask("b"), Silence)
     with pytest.raises(Conflict, match="7" * 32):
         sites.open("b")
 
@@ -143,11 +143,57 @@ def test_a_site_that_was_wiped_is_silent_until_it_is_retired(sites: Places) -> N
 def test_a_site_that_was_wiped_and_made_anew_is_another_one(sites: Places) -> None:
     with sites.open("a") as repository:
         save(repository, 1)
+        before = repository.sites.ask("w")
     sites.wipe("w")
     with fwstore.open(sites.urls["w"], site="w") as alone:
         save(alone, 1)
-    with sites.open("a") as repository, pytest.raises(Conflict, match="wiped and made anew"):
-        save(repository, 2)
+        now = alone.sites.home().uuid
+    with sites.open("a") as repository:
+        # The run goes on with the other witnesses; that one may not vote.
+        with pytest.warns(UserWarning, match="wiped and made anew") as told:
+            save(repository, 2)
+        assert silent_of(repository) == ["w"]
+    assert isinstance(before, Site)
+    assert before.uuid in str(told[0].message)
+    assert now in str(told[0].message)
+    assert keys_under(sites.store("w"), "meta/run@1/_term/00000002") == []
+
+
+def test_an_empty_store_is_no_site_while_somebody_who_may_have_met_it_is_silent(
+    sites: Places,
+) -> None:
+    """Else `b`, which never met the witness, founds anew what `a` has had votes from: two electorates without a common member."""
+    with sites.open("a") as repository:
+        save(repository, 1)
+    sites.wipe("w")
+    sites.cut = {"a"}
+    with (
+        sites.open("b") as repository,
+        pytest.warns(UserWarning, match="is silent"),
+        pytest.raises(Unavailable),
+    ):
+        save(repository, 1)
+    assert keys_under(sites.store("w"), "") == []
+    sites.cut = set()
+    with sites.open("b") as repository:
+        with pytest.warns(UserWarning, match="others have met it"):
+            save(repository, 2)
+        assert silent_of(repository) == ["w"]
+    assert keys_under(sites.store("w"), "") == []
+
+
+def test_a_home_is_founded_when_all_who_may_have_met_it_answer(sites: Places) -> None:
+    with sites.open("b") as repository:
+        save(repository, 1)
+    sites.wipe("a")
+    sites.cut = {"b"}
+    with (
+        sites.open("a") as repository,
+        pytest.warns(UserWarning, match="b is silent"),
+        pytest.raises(Unavailable, match="is empty, and not every site"),
+    ):
+        save(repository, 1)
+    assert keys_under(sites.store("a"), "") == []
 
 
 def test_a_home_that_was_wiped_is_not_begun_anew(sites: Places) -> None:
