@@ -41,6 +41,7 @@ from fwstore.log.terms import Candidate, take_term
 from fwstore.maintenance import CollectionReport, Progress, collect_all, verify_all
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Keep, check_keep
+from fwstore.replication import Replication, SeveralSites
 from fwstore.run import Run
 from fwstore.sched import BufferPool, Runtime, map_shared
 from fwstore.sched.runtime import system_runtime
@@ -53,7 +54,7 @@ from fwstore.wan.links import Links
 from fwstore.wan.offers import Offers
 from fwstore.wan.once import OncePerSite
 from fwstore.wan.pull import Puller
-from fwstore.wan.sites import Sites, for_site
+from fwstore.wan.sites import Silence, Sites, for_site
 from fwstore.wan.through import Bringer, ThroughStore
 
 
@@ -88,7 +89,7 @@ def open(  # noqa: A001 - fwstore.open() reads like the builtin that it resemble
     return Repository(str(url), site=site, limits=limits, options=options, hash_key=hash_key)
 
 
-class Repository:
+class Repository(SeveralSites):
     """The runs of one store. Made by `open`; usable in forked children; pickles by address."""
 
     def __init__(
@@ -116,6 +117,7 @@ class Repository:
         self.pool = BufferPool(map_shared)
         self.sites = Sites(topology, local, self.store, self.runtime, self._hash.key_id)
         self.links = Links(topology, local.name, self.store, self.runtime)
+        self.replication = Replication(self)
         self._accesses: dict[str, Access] = {}
         self._chronicles: dict[str, Chronicle] = {}
         self._through: dict[str, ThroughStore] = {}
@@ -156,6 +158,11 @@ class Repository:
     def topology(self) -> Topology:
         """The sites of this repository; only the local one where it was opened by the address of a store."""
         return self.sites.topology
+
+    @property
+    def content_hash(self) -> ContentHash:
+        """The hash that names chunks and proves objects."""
+        return self._hash
 
     def run(self, name: str) -> Run:
         """Return a run by name; it need not exist, and nothing is read.
@@ -266,12 +273,12 @@ class Repository:
         """Win the next term of a run for this process."""
         sites = self.sites
         home = replace(sites.join(), store=self.store)
-        witnesses, absent = sites.electors()
+        voters = sites.answers(sites.topology.witnesses)
         candidate = Candidate(
             name=name,
             home=home,
-            witnesses=witnesses,
-            absent=absent,
+            witnesses=tuple(site for site in voters if isinstance(site, Site)),
+            absent=tuple(site.elector for site in voters if isinstance(site, Silence)),
             sites=tuple(sites.reachable()),
             holder=self.runtime.environment.text("HOSTNAME") or "unnamed host",
             read_packs=PackTables(self._hash),

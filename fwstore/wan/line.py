@@ -30,6 +30,7 @@ from fwstore.plan.replication import (
     plan_replication,
 )
 from fwstore.sched import Runtime
+from fwstore.store.base import Store
 from fwstore.wan.copy import Supply, Throttle, unthrottled
 from fwstore.wan.heard import Listener
 from fwstore.wan.pull import Offer, Puller, collected
@@ -45,15 +46,17 @@ class Source:
     Attributes:
         site: Which, and its store.
         throttle: See `Supply`.
+        patient: Its store for large requests; None takes that of the site.
     """
 
     site: Site
     throttle: Throttle = unthrottled
+    patient: Store | None = None
 
     @property
     def supply(self) -> Supply:
         """What packs are copied from."""
-        return Supply(self.site.name, self.site.store, self.throttle)
+        return Supply(self.site.name, self.patient or self.site.store, self.throttle)
 
 
 def fence_late(log: Log, folds: Mapping[str, Fold]) -> bool:
@@ -84,6 +87,7 @@ class Destination:
     Attributes:
         own: The site.
         sources: The others, the nearest first.
+        silent: Names of sites that cannot be asked now, with why.
         runtime: Threads and limits.
         content_hash: The hash that proves objects.
         policy: What is wanted of a run, by its name; None where nothing is.
@@ -93,6 +97,7 @@ class Destination:
 
     own: Site
     sources: tuple[Source, ...]
+    silent: Mapping[str, FwstoreError] = field(default_factory=dict)
     runtime: Runtime
     content_hash: ContentHash = field(default_factory=ContentHash)
     policy: Callable[[str], Policy | None] = lambda _: Everything()
@@ -284,7 +289,7 @@ class Line:
             offers=offers,
             here=() if own is None else own.fold.entries.keys(),
             gone={} if own is None else _gone(own, offers, self._lists),
-            marked=_marked(folds.values()),
+            marked=marked_in(folds.values()),
         )
 
     def _policy(self) -> Policy | None:
@@ -322,7 +327,8 @@ def _gone(
     return gone | dict.fromkeys(fold.expired, "expired here")
 
 
-def _marked(folds: Collection[Fold]) -> dict[str, str]:
+def marked_in(folds: Collection[Fold]) -> dict[str, str]:
+    """Return the snapshots that a pin or a tag keeps somewhere, each with why."""
     marked: dict[str, str] = {}
     for fold in folds:
         marked |= {pin.snapshot: f"pinned: {pin.reason}" for pin in tuple(fold.pins.values())}

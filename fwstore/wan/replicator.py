@@ -88,7 +88,8 @@ class Replicator:
         having: dict[LineageKeys, list[Source]] = {
             keys: [] for keys in own if runs is None or keys.name in runs
         }
-        silent = False
+        notes.troubles += [Trouble(site=n, error=e) for n, e in self._destination.silent.items()]
+        silent = bool(self._destination.silent)
         for source in self._destination.sources:
             try:
                 listed = list_lineages(source.site.store)

@@ -24,7 +24,7 @@ from support.lineages import SITE, fresh_log, make_runtime
 from support.processes import LIMITS, opened
 from support.replicas import THIRD
 
-STATE = {f"w{n}": np.random.default_rng(n).random(1000, np.float32) for n in range(8)}
+STATE = {f"w{n}": np.random.default_rng(n).random(1000, np.float32) for n in range(4)}
 _seeds = itertools.count(9000)
 
 

@@ -116,7 +116,7 @@ def test_a_holder_that_gets_on_is_not_taken_over_from() -> None:
 
     def bring(sign: Alive) -> None:
         alive.append(sign)
-        OncePerSite(store, waiting).see_to(other.errand())
+        OncePerSite(store, waiting).see_to(Errand(KEY, look, other.bring))
         bringer.bring(sign)
 
     def look() -> bool:
@@ -125,7 +125,6 @@ def test_a_holder_that_gets_on_is_not_taken_over_from() -> None:
         return slow.clock.monotonic() > begin_s + 10 * CLAIM_LASTS_S
 
     begin_s = slow.clock.monotonic()
-    other.errand = lambda: Errand(KEY, look, other.bring)  # type: ignore[method-assign]
     assert OncePerSite(store, slow).see_to(Errand(KEY, bringer.is_here, bring))
     assert (bringer.count, other.count) == (1, 0)
 

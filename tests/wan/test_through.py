@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from fwstore import Checkpoint
 from fwstore.base.errors import Corrupt, NotFound, Unavailable
 from fwstore.care.gc import GcOptions, collect
 from fwstore.format.keys import LineageKeys
 from fwstore.format.record import Expire
 from fwstore.sched import ThreadScheduler
 from fwstore.store.memory import MemoryStore
-from support.faults import FaultyStore, Operation, every_crash
+from support.faults import Fault, FaultyStore, Operation, every_crash
 from support.hasty import hasty_runtime
 from support.lineages import fresh_log, keys_under, make_store, pack_keys
 from support.processes import LIMITS
@@ -28,8 +29,8 @@ def crossings(near: FaultyStore) -> Counter[tuple[str, str]]:
     return Counter((o.name, o.key) for o in near.operations if o.key.startswith("packs/"))
 
 
-def packs_of(checkpoint: object) -> set[str]:
-    return {pack.key for pack in checkpoint.packs()}  # type: ignore[attr-defined]
+def packs_of(checkpoint: Checkpoint) -> set[str]:
+    return {pack.key for pack in checkpoint.packs()}
 
 
 def test_what_is_missing_crosses_once_stays_and_is_published() -> None:
@@ -101,18 +102,18 @@ def test_a_reader_that_dies_anywhere_leaves_what_the_next_one_goes_on_with() -> 
 
 
 @pytest.mark.parametrize("fault", ["fail", "flip"])
-def test_a_source_that_dies_or_rots_at_the_end_is_replaced_by_the_next(fault: str) -> None:
+def test_a_source_that_dies_or_rots_at_the_end_is_replaced_by_the_next(fault: Fault) -> None:
     whole = saved(make_store(), 10)
     third = make_store()
     replicate(third, whole)
     last = 0
 
-    def plan(operation: Operation) -> str | None:
+    def plan(operation: Operation) -> Fault | None:
         nonlocal last
         last += operation.key.startswith("packs/")
         return fault if last > 10 and operation.key.startswith("packs/") else None
 
-    near, other, far = FaultyStore(whole, plan), FaultyStore(third), make_store()  # type: ignore[arg-type]
+    near, other, far = FaultyStore(whole, plan), FaultyStore(third), make_store()
     assert is_right(through(far, near, other, step=10))
     assert last > 10
     assert 0 < len(crossings(other)) < len(crossings(near))
