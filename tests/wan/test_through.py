@@ -111,11 +111,11 @@ def test_a_source_that_dies_or_rots_at_the_end_is_replaced_by_the_next(fault: Fa
     def plan(operation: Operation) -> Fault | None:
         nonlocal last
         last += operation.key.startswith("packs/")
-        return fault if last > 10 and operation.key.startswith("packs/") else None
+        return fault if last > 6 and operation.key.startswith("packs/") else None
 
     near, other, far = FaultyStore(whole, plan), FaultyStore(third), make_store()
     assert is_right(through(far, near, other, step=10))
-    assert last > 10
+    assert last > 6
     assert 0 < len(crossings(other)) < len(crossings(near))
     assert published(far) == [10]
     check_replica(far)
