@@ -180,9 +180,18 @@ class Run(RunHistory):
         self._repository.take_term(self.name, head.id)
         return head
 
-    def delete(self, reason: str = "deleted") -> None:
-        """Delete the run; its name may be used again, its bytes go with the next garbage collection."""
-        delete(self._access().log, reason)
+    def delete(self, reason: str = "deleted", *, lift_pins: bool = False) -> None:
+        """Delete the run; its name may be used again, its bytes go with the next garbage collection.
+
+        Args:
+            reason: For people.
+            lift_pins: Lift the pins of its checkpoints first.
+
+        Raises:
+            NotFound: There is no such run.
+            InvalidInput: It has pins, which are named.
+        """
+        delete(self._access().log, reason, lift_pins=lift_pins)
 
     def remove(self, step: int) -> None:
         """Give up one checkpoint; its bytes go with the next garbage collection.

@@ -6,7 +6,7 @@ name is open; a lineage object is written after term 1 was won with its uuid in 
 
 from __future__ import annotations
 
-from fwstore.base.errors import AlreadyExists, Conflict, Corrupt
+from fwstore.base.errors import AlreadyExists, Conflict, Corrupt, InvalidInput
 from fwstore.base.ids import write_id
 from fwstore.format.canonical import check_text
 from fwstore.format.keys import CATALOG_PREFIX, LineageKeys, parse_catalog_key
@@ -25,6 +25,7 @@ from fwstore.format.record import AnyBody, Close
 from fwstore.log.fold import Fold
 from fwstore.log.log import Log
 from fwstore.log.packs import PackReader
+from fwstore.log.pins import lift, pins_of_users
 from fwstore.log.tail import get_parsed
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
@@ -125,12 +126,31 @@ def birth(store: Store, lineage: Lineage, runtime: Runtime) -> None:
         )
 
 
-def delete(log: Log, reason: str) -> None:
-    """Delete a lineage: its name returns as the next generation, its bytes go with garbage collection."""
+def delete(log: Log, reason: str, *, lift_pins: bool = False) -> None:
+    """Delete a lineage: its name returns as the next generation, its bytes go with garbage collection.
+
+    Args:
+        log: Its log.
+        reason: For people.
+        lift_pins: Lift the pins of users first; nobody could name their run afterwards.
+
+    Raises:
+        InvalidInput: Users have pinned snapshots; the message names the pins.
+    """
     check_text(reason, "the reason of a deletion")
+    for pin in pins_of_users(log.refresh()) if lift_pins else ():
+        lift(log, pin.pin)
 
     def close(fold: Fold) -> AnyBody | None:
-        return None if fold.closed is not None else Close(reason)
+        if fold.closed is not None:
+            return None
+        held = [f"{pin.pin} ({pin.reason})" for pin in pins_of_users(fold)]
+        if held:
+            raise InvalidInput(
+                f"{log.keys.label} has pins that would keep its bytes for ever: "
+                f"{', '.join(held)[:1000]}; lift them first, or tell the deletion to"
+            )
+        return Close(reason)
 
     log.append(close)
     mark_closed(log)

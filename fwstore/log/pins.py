@@ -12,6 +12,7 @@ from fwstore.base.errors import Expired, InvalidInput, NotFound
 from fwstore.base.ids import write_id
 from fwstore.format.canonical import check_text
 from fwstore.format.record import AnyBody, Pin, Tag, Unpin
+from fwstore.format.summary import PinEntry
 from fwstore.log.fold import Fold
 from fwstore.log.log import Log
 
@@ -71,6 +72,16 @@ def unpin(log: Log, token: str) -> None:
         return Unpin(token)
 
     log.append(make)
+
+
+def lift(log: Log, token: str) -> None:
+    """Lift a pin unless that was done."""
+    log.append(lambda fold: Unpin(token) if token in fold.pins else None)
+
+
+def pins_of_users(fold: Fold) -> list[PinEntry]:
+    """Return the pins that people have set: those of bases and of borrowers are lifted by themselves."""
+    return [pin for pin in tuple(fold.pins.values()) if not pin.base_of and pin.borrower is None]
 
 
 def tag(log: Log, name: str, snapshot: str | None) -> None:

@@ -120,6 +120,24 @@ def test_a_donor_keeps_borrowed_packs_until_the_fork_is_gone(
     assert repo.runs() == []
 
 
+def test_a_run_with_pins_is_deleted_only_with_them(
+    run: fwstore.Run, repo: fwstore.Repository
+) -> None:
+    save(run, 1, 2)
+    run.fork("child", at=1)
+    pins = [run.pin(step, f"of step {step}") for step in (1, 2)]
+    with pytest.raises(InvalidInput, match=f"{pins[0]} .of step 1.*{pins[1]} .of step 2"):
+        run.delete()
+    assert run.exists()
+    run.unpin(pins[0])
+    run.delete(lift_pins=True)
+    assert repo.runs() == ["child"]
+    repo.run("child").delete()
+    repo.gc()
+    repo.gc()
+    assert pack_bytes(repo.store) == 0
+
+
 def test_a_fork_of_a_fork_holds_on_to_the_first_donor(
     run: fwstore.Run, repo: fwstore.Repository
 ) -> None:

@@ -179,6 +179,16 @@ def test_rm_asks_first(command: Command) -> None:
     assert command("show", "gpt@10").code == 0
 
 
+def test_rm_leaves_a_run_with_pins_unless_they_are_to_go_too(command: Command) -> None:
+    pin = command("pin", "gpt@10", "--reason", "published", "--json").value["pin"]
+    refused = command("rm", "gpt", "--yes")
+    assert refused.code == ExitCode.USAGE
+    assert pin in refused.errors
+    assert command("show", "gpt@10").code == 0
+    assert command("rm", "gpt", "--yes", "--lift-pins").code == 0
+    assert command("ls", "--json").value == []
+
+
 def test_rm_removes_a_run(command: Command) -> None:
     assert command("rm", "gpt", "--yes").code == 0
     assert command("ls", "--json").value == []

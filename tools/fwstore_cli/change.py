@@ -76,6 +76,9 @@ def rm(
     session: Session,
     reference: Reference,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    lift_pins: Annotated[
+        bool, typer.Option("--lift-pins", help="Remove a run although steps of it are pinned.")
+    ] = False,
 ) -> None:
     """Remove a step, or a whole run when no step is named; `gc` then frees the bytes."""
     name, step = parse_reference(reference)
@@ -86,7 +89,7 @@ def rm(
             run[step]
         session.confirm(f"remove {what}", yes=yes)
         if step is None:
-            run.delete()
+            run.delete(lift_pins=lift_pins)
         else:
             run.remove(step)
     value = {"removed": reference, "run": name, "step": step}
