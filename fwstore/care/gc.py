@@ -164,8 +164,8 @@ class _Collection:
     def _act(self, pins: Sequence[PinEntry]) -> RetentionPlan:
         log, keep = self._log, self._options.keep
         lift_pins(log, pins)
-        plan = self._plan(log.fold)
-        append_expire(log, plan.expired, describe_keep(keep) if keep else "old tails")
+        reason = describe_keep(keep) if keep else "old tails"
+        plan = append_expire(log, self._plan, reason)
         if log.fold.closed is not None:
             mark_closed(log)
         survey = self._survey()

@@ -54,17 +54,25 @@ def plan_retention(fold: Fold, keep: Keep | None, tails_before: float) -> Retent
     return RetentionPlan(tuple(kept), tuple(expired))
 
 
-def append_expire(log: Log, verdicts: Sequence[Verdict], reason: str) -> None:
-    """Record that snapshots are no longer offered, but for those that were protected meanwhile."""
-    for start in range(0, len(verdicts), _IDS_PER_RECORD):
-        ids = [verdict.id for verdict in verdicts[start : start + _IDS_PER_RECORD]]
+def append_expire(log: Log, plan: Callable[[Fold], RetentionPlan], reason: str) -> RetentionPlan:
+    """Record that snapshots are no longer offered, but for those that were protected meanwhile; return the plan.
+
+    A job that went back to an older base meanwhile has made other snapshots the newest: then the plan is made again.
+    """
+    found, opened = plan(log.fold), max(log.fold.opens, default=0)
+    for start in range(0, len(found.expired), _IDS_PER_RECORD):
+        ids = [verdict.id for verdict in found.expired[start : start + _IDS_PER_RECORD]]
 
         def make(fold: Fold, ids: list[str] = ids) -> AnyBody | None:
             safe = protected(fold)
+            if max(fold.opens, default=0) != opened:
+                still = {verdict.id for verdict in plan(fold).expired}
+                ids = [name for name in ids if name in still]
             gone = [i for i in ids if i in fold.entries and i not in fold.expired and i not in safe]
             return Expire(tuple(gone), reason) if gone else None
 
         log.append(make)
+    return found
 
 
 def finished_pins(fold: Fold) -> list[PinEntry]:
