@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import blake3
+import msgspec
 
 from fwstore.base.config import RECORD_BYTES_MAX
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, LimitExceeded, Unsupported
@@ -91,9 +92,15 @@ class Commit(Snapshotted, frozen=True, kw_only=True, tag="commit"):
 
 
 class Publish(Snapshotted, frozen=True, kw_only=True, tag="publish"):
-    """A snapshot saved elsewhere is complete here; `source` is the site it came from."""
+    """A snapshot saved elsewhere is complete here.
+
+    Attributes:
+        source: The site it came from.
+        base: The snapshot that its term began from, as far as that is known: its open is in another log.
+    """
 
     source: Uuid
+    base: Text | msgspec.UnsetType = msgspec.UNSET
 
 
 class Open(Body, frozen=True, tag="open"):
@@ -314,6 +321,8 @@ def _named_snapshots(body: AnyBody) -> tuple[str, ...]:
     match body:
         case Expire() | Condemn():
             return body.snapshots
+        case Publish(parent=parent, base=base):
+            return tuple(name for name in (parent, base) if isinstance(name, str))
         case Snapshotted():
             return (body.parent,) if body.parent else ()
         case Open():

@@ -89,8 +89,11 @@ class CondemnEntry(Row, frozen=True):
     swept: bool
 
 
-class FoldState(Stored, frozen=True, kw_only=True):
-    """The state of a log after a slot."""
+class FoldState(Stored, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of a log after a slot.
+
+    `bases` are those of terms that were opened in other logs, by term.
+    """
 
     fence: Count
     closed: Text | None
@@ -104,6 +107,7 @@ class FoldState(Stored, frozen=True, kw_only=True):
     holds: tuple[HoldEntry, ...]
     tags: tuple[tuple[Text, Text], ...]
     condemned: tuple[CondemnEntry, ...]
+    bases: tuple[tuple[Count, Text], ...] = ()
 
 
 class Summary(Stored, frozen=True):

@@ -92,6 +92,7 @@ class Fold:
         self.closed: str | None = None
         self.anchors = Anchors()
         self.opens: dict[int, OpenEntry] = {}
+        self.bases: dict[int, str] = {}
         self.entries: dict[str, SnapshotEntry] = {}
         self.expired: dict[str, None] = {}
         self.gone: dict[str, None] = {}
@@ -186,6 +187,7 @@ class Fold:
             holds=tuple(self.holds.values()),
             tags=tuple(self.tags.items()),
             condemned=tuple(self.condemned.values()),
+            bases=tuple(self.bases.items()),
         )
 
     def imagine(self, *, without_pins: Iterable[str], expired: Iterable[str]) -> Fold:
@@ -211,6 +213,7 @@ class Fold:
         fold.holds = {entry.hold: entry for entry in state.holds}
         fold.tags = dict(state.tags)
         fold.condemned = {entry.token: entry for entry in state.condemned}
+        fold.bases = dict(state.bases)
         return fold
 
     def _check_follows(self, record: Record) -> None:
@@ -291,6 +294,8 @@ class Fold:
     def _take_snapshot(self, record: Record, body: Commit | Publish) -> None:
         self.entries[body.snapshot] = entry_of(record, body)
         self.saves[record.term] = max(self.saves.get(record.term, 0), body.save)
+        if isinstance(body, Publish) and isinstance(body.base, str):
+            self.bases[record.term] = body.base
         for name, hold in tuple(self.holds.items()):
             if hold.intent and hold.snapshot == body.snapshot:
                 del self.holds[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fwstore.format.keys import parse_snapshot_id
 from fwstore.format.summary import OpenEntry, SnapshotEntry
@@ -26,11 +26,13 @@ class View:
         opens: Opened terms.
         entries: Snapshots whose records are remembered, also expired ones.
         live: Those on offer somewhere.
+        bases: What terms began from whose opens are in logs that were not read.
     """
 
     opens: Mapping[int, OpenEntry]
     entries: Mapping[str, SnapshotEntry]
     live: frozenset[str]
+    bases: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,9 @@ def view_of(folds: Mapping[str, Fold], receipts: Iterable[Receipt] = ()) -> View
     opens: dict[int, OpenEntry] = {}
     entries: dict[str, SnapshotEntry] = {}
     live: set[str] = set()
+    bases: dict[int, str] = {}
     for fold in folds.values():
+        bases |= dict(fold.bases)
         opens |= dict(fold.opens)
         entries = {**dict(fold.entries), **entries}
         live.update(entry.id for entry in fold.live())
@@ -89,7 +93,7 @@ def view_of(folds: Mapping[str, Fold], receipts: Iterable[Receipt] = ()) -> View
         if receipt.home not in folds:
             told = OpenEntry(receipt.term, "", receipt.home, receipt.base, -1, 0.0)
             opens.setdefault(receipt.term, told)
-    return View(opens, entries, frozenset(live))
+    return View(opens, entries, frozenset(live), bases)
 
 
 def canonical_chain(view: View) -> list[SnapshotEntry]:
@@ -129,7 +133,7 @@ def term_lines(view: View) -> list[TermLine]:
 def with_term_after(view: View, base: str) -> View:
     """Return what a view would be after another term began from a snapshot."""
     opened = OpenEntry(max(view.opens, default=0) + 1, "", "", base, -1, 0.0)
-    return View({**view.opens, opened.term: opened}, view.entries, view.live)
+    return View({**view.opens, opened.term: opened}, view.entries, view.live, view.bases)
 
 
 def history(fold: Fold) -> list[SnapshotEntry]:
@@ -177,7 +181,7 @@ def _walk_from(view: View, place: tuple[int, int] | None) -> list[str]:
             place = _before(line[index - 1], view.entries[chain[-1]].parent, term)
         else:
             opened = view.opens.get(term)
-            place = _before((0, ""), opened.base if opened else None, term)
+            place = _before((0, ""), opened.base if opened else view.bases.get(term), term)
     return chain
 
 

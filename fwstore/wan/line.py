@@ -14,7 +14,7 @@ from fwstore.base.errors import Conflict, FwstoreError, NotFound
 from fwstore.codec.hashing import ContentHash
 from fwstore.format.lineage import Lineage
 from fwstore.format.record import AnyBody, Fence
-from fwstore.format.summary import SnapshotEntry
+from fwstore.format.summary import HoldEntry, SnapshotEntry
 from fwstore.format.vote import Receipt
 from fwstore.log.fold import Fold
 from fwstore.log.history import canonical_chain, view_of
@@ -265,11 +265,12 @@ class Line:
                 self._whole = False
 
     def _withdraw(self, log: Log, folds: Mapping[str, Fold]) -> None:
-        """End intents whose snapshot nobody offers any more - if everybody was asked."""
+        """End intents whose snapshot nobody offers any more - if everybody was asked, and who had it has given it up."""
         offered = {entry.id for fold in folds.values() for entry in fold.live()}
         for intent in tuple(log.fold.holds.values()):
             here = intent.snapshot in log.fold.entries
-            if intent.intent and (here or (self._whole and intent.snapshot not in offered)):
+            gone = intent.snapshot not in offered and _gave_up(folds.get(intent.home), intent)
+            if intent.intent and (here or (self._whole and gone)):
                 self._puller().withdraw(intent)
                 self._notes.withdrawn += 1
 
@@ -308,6 +309,17 @@ class Line:
         self._notes.troubles.append(
             Trouble(run=self.lineage.name, site=site, snapshot=snapshot, error=error)
         )
+
+
+def _gave_up(source: Fold | None, intent: HoldEntry) -> bool:
+    """Return whether the site from which a snapshot was to come knew it and offers it no more.
+
+    A log that does not know it yet was read too early.
+    """
+    if source is None or source.closed is not None:
+        return True
+    forgotten = source.saves.get(intent.term, 0) >= intent.save
+    return intent.snapshot in source.expired or intent.snapshot in source.gone or forgotten
 
 
 def _gone(

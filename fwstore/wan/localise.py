@@ -74,10 +74,20 @@ class LocalManifest:
         self,
         entry: SnapshotEntry,
         groups: tuple[GroupRange, ...],
-        source: str,
         hashing: ContentHash,
+        *,
+        source: str,
+        base: str | None,
     ) -> Publish:
-        """Return the record that makes it a snapshot here."""
+        """Return the record that makes it a snapshot here.
+
+        Args:
+            entry: The snapshot at its source.
+            groups: Of all its packs.
+            hashing: The hash that proves objects.
+            source: Uuid of the source.
+            base: What its term began from, as far as the source knows.
+        """
         return Publish(
             snapshot=entry.id,
             step=entry.step,
@@ -91,6 +101,7 @@ class LocalManifest:
             metrics=entry.metrics,
             position=entry.position,
             source=source,
+            base=msgspec.UNSET if base is None else base,
         )
 
 

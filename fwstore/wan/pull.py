@@ -366,7 +366,9 @@ class Puller:
         """Append the record; False where its bytes were condemned because somebody withdrew the intent."""
         log, offer, local = self.log, prepared.offer, prepared.local
         entry = offer.entry
-        publish = local.publish(entry, prepared.groups, offer.site, self._hash)
+        publish = local.publish(
+            entry, prepared.groups, self._hash, source=offer.site, base=_base_of(offer)
+        )
 
         def make(fold: Fold) -> AnyBody | None:
             return None if publish.snapshot in fold.entries else publish
@@ -381,6 +383,13 @@ class Puller:
                 raise
             return False
         return True
+
+
+def _base_of(offer: Offer) -> str | None:
+    """Return what the term of a snapshot began from, as far as the log at its source tells."""
+    fold, term = offer.log.fold, offer.entry.term
+    opened = fold.opens.get(term)
+    return fold.bases.get(term) if opened is None else opened.base
 
 
 def collected(

@@ -192,10 +192,8 @@ def watcher(process: Process) -> None:
         except FwstoreError:
             continue
         if chain:
-            head = (
-                max(log.fold.opens),
-                chain[0].save if chain[0].term == max(log.fold.opens) else 0,
-            )
+            term = max([*log.fold.opens, chain[0].term])
+            head = (term, chain[0].save if chain[0].term == term else 0)
             if head < newest:
                 process.world.accuse(f"the canonical head went back from {newest} to {head}")
             newest = head

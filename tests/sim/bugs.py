@@ -459,12 +459,15 @@ BUGS = (
     Bug(
         "the manifest of a source is copied unverified",
         [("fwstore.wan.pull.read_object", wan_patches.unverified_object)],
-        seeds=2000,
+        # Flips of what is read are too rare in a storm, and what is copied in the quiet after it has none.
+        seeds=0,
+        suites=("tests/wan/test_replicator.py",),
     ),
     Bug(
         "chunks are copied unverified",
         [("fwstore.wan.pieces.PackShape.check", _nothing)],
-        seeds=2000,
+        seeds=0,
+        suites=("tests/wan/test_copy.py",),
     ),
     Bug(
         "what was heard goes past what was not read",
@@ -474,6 +477,7 @@ BUGS = (
     Bug(
         "an intent is withdrawn while somebody copies",
         [("fwstore.wan.line.Line._withdraw", wan_patches.withdrawn_at_once)],
-        seeds=2000,
+        seeds=0,
+        suites=("tests/wan/test_pull_crash.py",),
     ),
 )

@@ -46,6 +46,7 @@ class Ledger:
     pins: dict[str, dict[str, Any]] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     condemned: set[str] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)
 
     def live(self) -> dict[str, Saved]:
         """What is on offer."""
@@ -65,12 +66,14 @@ class Ledger:
         return roots
 
     def chain(self) -> list[str]:
-        """The canonical ids, newest first, expired ones included."""
-        if not self.opens:
-            return []
-        term = max(self.opens)
+        """The canonical ids, newest first, expired ones included.
+
+        What was published of a term shows that it was opened, at a home elsewhere.
+        """
+        told = {self.saved[name].term for name in self.published - self.ended}
+        term = max([*self.opens, *told], default=0)
         of_term = [saved for saved in self.saved.values() if saved.term == term]
-        here = max(of_term, key=lambda saved: saved.save).id if of_term else self.opens[term]
+        here = max(of_term, key=lambda saved: saved.save).id if of_term else self.opens.get(term)
         chain: list[str] = []
         while here is not None and here in self.saved:
             chain.append(here)
@@ -108,6 +111,11 @@ class Ledger:
         elif kind in ("commit", "publish") and saved is not None:
             self.saved[saved.id] = saved
             self.newest[term] = max(self.newest.get(term, 0), saved.save)
+            if kind == "publish":
+                self.published.add(saved.id)
+        elif kind == "hold" and body["intent"]:
+            # It was recorded elsewhere, or nobody would copy it.
+            self.newest[term] = max(self.newest.get(term, 0), body["save"])
         elif kind == "expire":
             self.expired |= {name for name in body["snapshots"] if name in self.saved}
         elif kind == "close":

@@ -15,7 +15,7 @@ from unittest import mock
 from fwstore.care.gc import collect
 from fwstore.log.history import branches, history, view_of
 from fwstore.log.pins import unpin
-from sim import actors, facade
+from sim import actors, facade, replicators
 from sim.process import Process
 from sim.topology import ALONE, REMOTE, THREE, TWO_AND_A_WITNESS
 from sim.world import STORM_S, World
@@ -106,6 +106,7 @@ def prepare(seed: int, only: Container[str] | None = None) -> World:
     for other in others:
         if rng.random() < 0.3:
             world.spawn(other.__name__, rng.choice(sites), other, 3.0)
+    replicators.join(world)
     world.storm()
     return world
 
@@ -115,6 +116,7 @@ def settle(world: World) -> None:
     for home in world.topology.homes:
         world.spawn(f"last job {home}", home, last_job)
         world.play()
+    replicators.settle(world)
     for name in world.topology.homes:
         if (name, actors.LABEL) in world.judge.ledgers:
             world.spawn(f"last collector {name}", name, last_collector)

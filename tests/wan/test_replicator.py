@@ -248,6 +248,25 @@ def test_one_bad_snapshot_stops_no_other_and_is_tried_last() -> None:
     check_replica(far)
 
 
+def test_every_flipped_byte_of_a_manifest_at_its_source_is_noticed() -> None:
+    near, _ = trained(1)
+    (entry,) = fresh_log(near).fold.live()
+    for key in keys_under(near, f"meta/run@1/_snap/{entry.id}/"):
+        content = near.get(key, limit_bytes=1 << 20)
+        for place in range(0, len(content), 7):
+            bad = make_store()
+            bad._objects.update(near._objects)
+            flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+            bad.put(key, [flipped], mode="overwrite")
+            far = make_store()
+            (trouble,) = replicate(far, bad).troubles
+            assert isinstance(trouble.error, Corrupt), (key, place)
+            assert key in str(trouble.error)
+            assert published(far) == []
+            assert steps(replicate(far, bad, near)) == [0]
+            assert differing(near, far, [entry.id]) == []
+
+
 def test_a_third_site_gives_what_the_first_has_lost() -> None:
     near, saver = trained(2)
     third, far = make_store(), make_store()
