@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from benchmarks.common.reliability_page import composed, placed, promises
 from benchmarks.reliability import FIGURES, PAGE, gathered, read_figures
 
 ROOT = Path(__file__).parents[2]
-EMPTY = {"runs": {}, "bugs": {"commits": [], "rows": {}}, "peers": {}}
+EMPTY: dict[str, Any] = {"runs": {}, "bugs": {"commits": [], "rows": {}}, "peers": {}}
 
 
 def note(suite: str, run: str, **counts: int) -> dict[str, object]:
