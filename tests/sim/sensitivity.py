@@ -64,9 +64,8 @@ def row(bug: Bug) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder, "marks")
         fails(bug, ["--marks", str(marks), f"--timeout={_HANGS_S}", *sorted(files)])
-        return json.loads(marks.read_text()) | {
-            _SIMULATOR: int(found(bug, bug.seeds or SEEDS) is not None)
-        }
+        cells: dict[str, int] = json.loads(marks.read_text())
+    return cells | {_SIMULATOR: int(found(bug, bug.seeds or SEEDS) is not None)}
 
 
 def main(parts: Sequence[str]) -> None:
