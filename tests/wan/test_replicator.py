@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from fwstore.base.errors import Conflict, Corrupt, Expired, Unavailable
+from fwstore.base.errors import Conflict, Corrupt, Expired, PermissionDenied, Unavailable
 from fwstore.care.gc import GcOptions, collect
 from fwstore.care.orphans import STAGED_PART
 from fwstore.format.keys import staged_part
@@ -443,3 +445,46 @@ def test_a_store_of_its_own_that_does_not_answer_is_told_and_the_next_round_goes
     assert any(isinstance(trouble.error, Unavailable) for trouble in report.troubles)
     assert sorted([*steps(report), *steps(replicate(far, near))]) == [0, 10]
     check_replica(far)
+
+
+def test_a_policy_that_changes_in_the_middle_loses_nothing_that_came() -> None:
+    """What is no longer wanted stays under its intent until it is wanted again, or gone at its source."""
+    near, _ = trained(1)
+    far = make_store()
+    dying = FaultyStore(far, _dies_before_the_manifest)
+    with pytest.raises(BaseException, match="injected"):
+        replicate(dying, near)
+    packs = pack_keys(far, fresh_log(far).keys)
+    report = replicator(far, near, policy=lambda _: None).once()
+    assert (report.copied, report.troubles, report.withdrawn) == ((), (), 0)
+    assert {p.reason for _, p in report.passed_over} == {"no policy sends this run here"}
+    assert not collect(fresh_log(far), ALL).garbage
+    watched = FaultyStore(near)
+    assert steps(replicate(far, watched)) == [0]
+    assert not [o for o in watched.operations if o.key in packs]
+
+
+class Denied(FaultyStore):
+    """A store whose credentials have run out."""
+
+    expired = True
+
+    def act(self, name: str, key: str, *rest: Any) -> Any:
+        if self.expired:
+            raise PermissionDenied("the token has expired")
+        return super().act(name, key, *rest)
+
+
+def test_credentials_that_ran_out_at_one_site_stop_nobody_else() -> None:
+    near, saver = trained(2)
+    third, far = make_store(), make_store()
+    replicate(third, near)
+    denied = Denied(near)
+    report = replicate(far, denied, third)
+    assert steps(report) == [10, 0]
+    (trouble,) = report.troubles
+    assert isinstance(trouble.error, PermissionDenied)
+    assert trouble.site == "near"
+    saver.commit(20)
+    denied.expired = False
+    assert steps(replicate(far, denied, third)) == [20]
