@@ -20,6 +20,7 @@ from fwstore.log.pins import pin, unpin
 from fwstore.log.term import Term
 from fwstore.log.terms import Candidate, take_term
 from fwstore.plan.retention import Keep
+from sim.knowing import sites_of
 from sim.process import Process
 from support.lineages import Saver, read_packs
 
@@ -29,14 +30,16 @@ LABEL = "run@1"
 
 def take(process: Process, base: str | None = None) -> Term:
     """Win the next term of the run at the site of a process."""
-    sites, topology = process.sites(), process.world.topology
-    home = sites[process.store.place.name]
+    sites = sites_of(process)
+    home = sites.join()
+    witnesses, absent = sites.electors()
     return take_term(
         Candidate(
             name=RUN,
             home=home,
-            witnesses=tuple(sites[name] for name in topology.witnesses),
-            sites=tuple(sites.values()),
+            witnesses=witnesses,
+            absent=absent,
+            sites=tuple(sites.reachable()),
             holder=process.name,
             read_packs=read_packs,
         ),
@@ -121,13 +124,14 @@ def _save(process: Process, saver: Saver, reuse: list[PackInfo]) -> list[PackInf
 
 
 def _packs_of_base(process: Process, term: Term) -> list[PackInfo]:
-    """Return what a new job may use again: the packs of its base, where its own log lists them."""
+    """Return what a new job may use again: the packs of its base, where that lends any."""
     base = term.base
-    if base is None or base.id not in term.log.fold.entries:
+    if base is None or not term.lends:
         return []
-    with suppress(FwstoreError):
-        table = process.store.get(term.keys.pack_table(base.id, 0), limit_bytes=1 << 20)
-        return [*parse_pack_table(table)[1]]
+    key = term.keys.pack_table(base.id, 0)
+    for store in (process.store, *process.stores.values()):
+        with suppress(FwstoreError):
+            return [*parse_pack_table(store.get(key, limit_bytes=1 << 20))[1]]
     return []
 
 

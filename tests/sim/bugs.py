@@ -8,55 +8,19 @@ Invariant: without a bug switched on, all of them pass.
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 from fwstore.base.errors import AlreadyExists, Unavailable
 from fwstore.format.record import Condemn, Open, Pin
 from fwstore.log.fold import Fold, Refusal
 from sim import patches, wan_patches
+from sim.bug import Bug, switched_on
+from sim.site_bugs import SITE_BUGS
+
+__all__ = ["BUGS", "Bug", "switched_on"]
 
 _CREATORS = ("fwstore.log.log", "fwstore.log.terms", "fwstore.log.lineage", "fwstore.log.condemned")
-
-
-@dataclass(frozen=True)
-class Bug:
-    """A protection that is missing.
-
-    Attributes:
-        name: What is wrong.
-        patches: Names of attributes, and makers of what stands in their place, given what stood there.
-        seeds: The simulator finds it within so many; 0 where others have to.
-        facade: Only plays through the public names can find it.
-        suites: Tests that fail, beside the simulator.
-        holes: Of ../shared/protocol/HOLES.md.
-    """
-
-    name: str
-    patches: Sequence[tuple[str, Callable[[Any], Any]]]
-    seeds: int = 500
-    facade: bool = False
-    suites: tuple[str, ...] = ()
-    holes: tuple[str, ...] = ()
-
-
-@contextmanager
-def switched_on(bug: Bug) -> Iterator[None]:
-    """Run with a bug."""
-    with ExitStack() as stack:
-        for target, make in bug.patches:
-            stack.enter_context(mock.patch(target, make(_resolve(target))))
-        yield
-
-
-def _resolve(target: str) -> Any:
-    owner, _, name = target.rpartition(".")
-    found = pkgutil.resolve_name(owner)
-    return vars(found).get(name, getattr(found, name))
 
 
 def _everywhere(name: str, make: Callable[[Any], Any]) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -480,4 +444,5 @@ BUGS = (
         seeds=0,
         suites=("tests/wan/test_pull_crash.py",),
     ),
+    *SITE_BUGS,
 )

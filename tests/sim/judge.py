@@ -157,6 +157,8 @@ class Judge:
         opener = f"{body['holder']} at {body['home']}"
         if self._opened.setdefault((ledger.label, term), opener) != opener:
             self._accuse(f"{what} is the second of its term")
+        if body["base"] is None and any(label == ledger.label for _, label in self.acked.values()):
+            self._accuse(f"{what} begins anew, and something of the run was acknowledged")
         if not self.strict_base or body["base"] in self.asked:
             return
         chain = [name for name in ledger.chain() if name not in ledger.expired]

@@ -74,6 +74,12 @@ class Place(MemoryStore):
                 self._changed[key] = (self._baton.now, before)
                 self._judge.deleted(self, key)
 
+    def wipe(self) -> None:
+        """Lose everything, at once and for good."""
+        for key, before in self._objects.items():
+            self._changed[key] = (self._baton.now, before)
+        self._objects = {}
+
     def past(self, age_s: float) -> Past:
         """Return the store as it was some time ago."""
         return Past(self, self._baton.now - age_s)

@@ -15,7 +15,7 @@ from unittest import mock
 from fwstore.care.gc import collect
 from fwstore.log.history import branches, history, view_of
 from fwstore.log.pins import unpin
-from sim import actors, facade, replicators
+from sim import actors, facade, knowing, replicators
 from sim.process import Process
 from sim.topology import ALONE, REMOTE, THREE, TWO_AND_A_WITNESS
 from sim.world import STORM_S, World
@@ -48,7 +48,7 @@ def perform(world: World) -> None:
     Raises:
         Violation: Something did not hold.
     """
-    with silence(), tuned(world), facade.doors(world):
+    with silence(), tuned(world), facade.doors(world), knowing.doors(world):
         world.play()
         world.weather.calm = True
         (facade.settle if world.facade else settle)(world)
@@ -91,7 +91,8 @@ def prepare(seed: int, only: Container[str] | None = None) -> World:
     rng, sites = world.rng, topology.sites
     # Often a second job begins while the first one is being born.
     together = rng.random() < 0.4
-    for number in range(rng.choice((1, 2, 2, 3))):
+    # Where there are several homes, jobs take the run from each other.
+    for number in range(rng.choice((1, 2, 2, 3) if len(topology.homes) < 2 else (2, 2, 3, 4))):
         process = world.spawn(
             f"job{number}",
             rng.choice(sites),

@@ -143,7 +143,23 @@ class World:
         pairs = [(a, b) for a in others for b in others if a != b]
         for number in range(rng.choice((0, 1, 3)) if pairs else 0):
             self._cut(rng, f"cut{number}", rng.choice(pairs))
+        if len(self.topology.homes) > 1:
+            self._far_storm(random.Random(f"{self.seed} far storm"))
         self.baton.at(STORM_S, self._calm)
+
+    def _far_storm(self, rng: random.Random) -> None:
+        """Draw which sites nobody hears for a while, and which witness loses everything."""
+        everywhere = sorted({*self.topology.sites, *self.topology.stores})
+        for number in range(rng.choice((0, 0, 1, 2))):
+            mute = rng.choice(everywhere)
+            pairs = {(a, b) for a in everywhere for b in everywhere if a != b and mute in (a, b)}
+            begin, end = rng.uniform(0, STORM_S), rng.expovariate(0.1)
+            if self.weather.strikes(f"mute{number}"):
+                self._cut_off(pairs, begin, end)
+        mere = [name for name in self.topology.witnesses if name not in self.topology.homes]
+        begin, chance = rng.uniform(0, STORM_S), rng.random()
+        if mere and chance < 0.3 and self.weather.strikes("wipe0"):
+            self.baton.at(begin, self.places[mere[0]].wipe)
 
     def kill(self, process: Process, when: float, name: str) -> None:
         """Let a process die from outside, wherever it stands."""
@@ -191,10 +207,13 @@ class World:
         begin, end, both = rng.uniform(0, STORM_S), rng.expovariate(0.3), rng.random() < 0.5
         pairs = {pair, pair[::-1]} if both else {pair}
 
+        if self.weather.strikes(name):
+            self._cut_off(pairs, begin, end)
+
+    def _cut_off(self, pairs: set[tuple[str, str]], begin: float, end: float) -> None:
         def cut() -> None:
             if not self.weather.calm:
                 self.links.cut |= pairs
 
-        if self.weather.strikes(name):
-            self.baton.at(begin, cut)
-            self.baton.at(begin + end, lambda: self.links.cut.difference_update(pairs))
+        self.baton.at(begin, cut)
+        self.baton.at(begin + end, lambda: self.links.cut.difference_update(pairs))

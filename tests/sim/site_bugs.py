@@ -1,0 +1,108 @@
+"""Protections among several sites, each switched off, and who must notice.
+
+Invariant: a patch takes one protection away and leaves all others as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fwstore.log.term import Term
+from sim.bug import Bug
+
+
+def _always_lends(original: Any) -> Any:
+    def init(self: Term, *args: Any) -> None:
+        original(self, *args)
+        self.lends = True
+
+    return init
+
+
+def _own_log_alone(original: Any) -> Any:
+    def fence(self: Any, term: int) -> None:
+        others, self.logs = self.logs, {self._home.uuid: self.own}
+        original(self, term)
+        self.logs = others
+
+    return fence
+
+
+def _nobody_met_it(original: Any) -> Any:
+    return lambda self, name: (frozenset(), True)
+
+
+def _those_who_answer(original: Any) -> Any:
+    return property(lambda self: frozenset(site.uuid for site in self.witnesses))
+
+
+def _no_receipts(original: Any) -> Any:
+    return lambda self, lineage: ([], True)
+
+
+def _nothing(original: Any) -> Any:
+    return lambda *args, **options: None
+
+
+SITE_BUGS = (
+    Bug(
+        "witnesses are not asked again who they are",
+        [("fwstore.log.terms._Election._check_identities", _nothing)],
+        # A wipe between a question and the vote is too rare in a storm.
+        seeds=0,
+        suites=("tests/log/test_several_sites.py",),
+    ),
+    Bug(
+        "a base that home does not offer lends its packs",
+        [("fwstore.log.term.Term.__init__", _always_lends)],
+        holes=("H2",),
+    ),
+    Bug(
+        "no log but that of home is fenced",
+        [("fwstore.log.homes.Homes.fence", _own_log_alone)],
+        # What an old job goes on saving is a tail all the same.
+        seeds=0,
+        suites=("tests/log/test_several_sites.py",),
+        holes=("H9",),
+    ),
+    Bug(
+        "a run whose home is silent is begun anew",
+        [("fwstore.log.terms._Election._refuse_to_begin_anew", _nothing)],
+        seeds=2000,
+        holes=("H6",),
+    ),
+    Bug(
+        "witnesses that do not answer do not count",
+        [("fwstore.log.terms.Candidate.electorate", _those_who_answer)],
+        seeds=0,
+        suites=("tests/log/test_several_sites.py",),
+        holes=("H7",),
+    ),
+    Bug(
+        "a run that is known elsewhere is not brought home",
+        [("fwstore.log.identify.birth", _nothing)],
+        seeds=0,
+        suites=("tests/log/test_several_sites.py",),
+        holes=("H7",),
+    ),
+    Bug(
+        "an empty store becomes a site although others have met it",
+        [("fwstore.wan.sites.Sites._met_by_others", _nobody_met_it)],
+        seeds=0,
+        suites=("tests/wan/test_sites.py",),
+        holes=("H7",),
+    ),
+    Bug(
+        "sites that were met are forgotten",
+        [("fwstore.wan.sites.Sites._remembered_at", _nothing)],
+        seeds=0,
+        suites=("tests/wan/test_sites.py",),
+    ),
+    Bug(
+        "a reader asks for no receipts",
+        [("fwstore.wan.chronicle.Chronicle._receipts", _no_receipts)],
+        seeds=0,
+        suites=("tests/wan/test_reading.py",),
+        holes=("H6",),
+    ),
+)
