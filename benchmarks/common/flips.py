@@ -22,13 +22,14 @@ import torch
 
 import fwstore
 from benchmarks.common.state import State, empty_like, same
-from benchmarks.peers import PEERS, Adapter
+from benchmarks.peers import PEERS
+from benchmarks.peers.base import Adapter, Peer
 from benchmarks.peers.torch_save import TorchSave
 
 STEP = 1
 WHOLE = "whole"
 OURS = "fwstore sync"
-ADAPTERS = {**PEERS, "torch.save": Adapter(TorchSave, "torch")}
+ADAPTERS: dict[str, Adapter[Peer]] = {**PEERS, "torch.save": Adapter(TorchSave, "torch")}
 TENSOR, REST = "tensor bytes", "all other bytes"
 # A load that takes so long never ends: of processor time, as machines sleep, and far more by the clock.
 _LOAD_S = 60

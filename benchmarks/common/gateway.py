@@ -31,10 +31,16 @@ class Bucket:
         return sum("beast: 0x" in line for line in self.log.read_text().splitlines())
 
 
+def add_tests() -> None:
+    """Let the servers that tests start be imported."""
+    if _TESTS not in sys.path:
+        sys.path.append(_TESTS)
+
+
 @contextmanager
 def warm_bucket() -> Iterator[Bucket]:
     """Run a gateway until the block ends; the environment names it and its keys."""
-    sys.path.append(_TESTS)
+    add_tests()
     import obstore
     from obstore.store import S3Store
 

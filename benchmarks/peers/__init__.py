@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import floors
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import Adapter, Peer
 from benchmarks.peers.dcp import Dcp, DcpAsync
 from benchmarks.peers.one_copy import OneCopy
 from benchmarks.peers.orbax import Orbax
@@ -18,26 +15,11 @@ from benchmarks.peers.torch_checkpointing import TorchCheckpointing
 from benchmarks.peers.torchsnapshot import Torchsnapshot
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """How to get a peer.
-
-    Attributes:
-        make: It, with the folder it may use.
-        distribution: Whose version is reported; empty for the raw machine.
-        requirement: What to install into an environment of its own; empty when the project's has it.
-    """
-
-    make: Callable[[Path], Peer]
-    distribution: str = ""
-    requirement: str = ""
-
-
-def _fwstore(**options: Any) -> Adapter:
+def _fwstore(**options: Any) -> Adapter[Peer]:
     return Adapter(lambda folder: Fwstore(str(folder / "store"), **options), "fwstore")
 
 
-PEERS: dict[str, Adapter] = {
+PEERS: dict[str, Adapter[Peer]] = {
     "fwstore async": _fwstore(),
     "fwstore async, 1 thread": _fwstore(threads=1),
     "fwstore sync": _fwstore(blocking=True),

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from benchmarks.common.state import State
 
+T = TypeVar("T")
 Wait = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Adapter(Generic[T]):
+    """How to get a subject of a benchmark.
+
+    Attributes:
+        make: It, with the folder it may use.
+        distribution: Whose version is reported; empty for the raw machine.
+        requirement: What to install into an environment of its own; empty when the project's has it.
+    """
+
+    make: Callable[[Path], T]
+    distribution: str = ""
+    requirement: str = ""
 
 
 class Peer(ABC):

@@ -43,9 +43,9 @@ class MotoServer:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def make_bucket(self) -> str:
-        """Create a fresh bucket and return its name."""
-        name = f"bucket-{os.getpid()}-{next(self._numbers)}"
+    def make_bucket(self, name: str = "") -> str:
+        """Create a bucket, by default one of a fresh name, and return its name."""
+        name = name or f"bucket-{os.getpid()}-{next(self._numbers)}"
         request = urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")
         urllib.request.urlopen(request, timeout=30).close()
         return name

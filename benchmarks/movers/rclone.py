@@ -1,0 +1,35 @@
+"""rclone, from store to store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.common.bed import BUCKET, Bed
+from benchmarks.movers.base import Mover, run_tool
+
+_TUNED = "--transfers 32 --multi-thread-streams 8 --s3-chunk-size 16M --s3-upload-concurrency 8 --checksum --fast-list"
+
+
+class Rclone(Mover):
+    """`rclone copy`, at its defaults or tuned for large objects."""
+
+    def __init__(self, folder: Path, *, tuned: bool = False) -> None:
+        super().__init__(folder)
+        self._options = _TUNED.split() if tuned else []
+
+    def copy(self, bed: Bed) -> None:
+        """Copy between two remotes."""
+        remotes = {"SOURCE": bed.far, "TARGET": bed.target}
+        environment = {
+            f"RCLONE_CONFIG_{remote}_{name}": value
+            for remote, endpoint in remotes.items()
+            for name, value in {
+                "TYPE": "s3",
+                "PROVIDER": "Other",
+                "ENV_AUTH": "true",
+                "ENDPOINT": endpoint,
+                "FORCE_PATH_STYLE": "true",
+            }.items()
+        }
+        places = [f"source:{BUCKET}", f"target:{BUCKET}"]
+        run_tool("rclone", ["copy", *places, "--config", "", *self._options], environment)
