@@ -11,11 +11,11 @@ BUGS ?=
 DAMAGE ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
-QUESTIONS := save lazy cuda load unchanged memory gil s3 ranks growth planning history records fragments tiles
+QUESTIONS := save lazy cuda load unchanged memory gil s3 ranks growth planning history records fragments tiles wan
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format tighten coverage soak sim fuzz bugs reliability bench-quick bench clean
+.PHONY: help setup demo demo-sites test check format tighten coverage soak sim fuzz bugs reliability bench-quick bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## Train, kill in mid-save, resume on other world sizes, compare (STORE=directory|s3)
 	@$(BIN)/python -m fwstore_demo --store $(STORE)
+
+demo-sites: $(STAMP) ## Lose a site in mid-training, resume at another, heal (STORE=directory|s3)
+	@$(BIN)/python -m fwstore_demo --sites --store $(STORE)
 
 test: $(STAMP) ## Run all tests but the soak
 	@$(BIN)/python -m pytest -q -m "not soak" -n $(WORKERS) --dist loadgroup

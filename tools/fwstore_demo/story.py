@@ -51,6 +51,13 @@ class Trace:
         elif event["event"] == "freed":
             self.saves[int(event["step"])]["freed"] = event["freed"]
 
+    def follow(self, other: Trace) -> None:
+        """Take over what another history did."""
+        self.losses |= other.losses
+        self.ids |= other.ids
+        self.ranks |= other.ranks
+        self.saves |= other.saves
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -170,6 +177,7 @@ def tell(url: str, environment: dict[str, str], console: Console) -> bool:
             f"{ranks} ranks went on at step {start}, after the newest checkpoint",
         )
         newest = run.latest().step
+    story.say("[bold]4. Compared with the undisturbed run[/]")
     compare(story, reference, trace)
     freed = free(story, repository, run)
     console.print(table(trace, freed))
@@ -179,7 +187,6 @@ def tell(url: str, environment: dict[str, str], console: Console) -> bool:
 
 def compare(story: Story, reference: Trace, trace: Trace) -> None:
     """Compare the disturbed run with the undisturbed one."""
-    story.say("[bold]4. Compared with the undisturbed run[/]")
     story.check(
         sorted(trace.losses) == sorted(reference.losses), f"the same {len(reference.losses)} steps"
     )
