@@ -12,7 +12,7 @@ import pytest
 import benchmarks
 from benchmarks import lazy
 from benchmarks.common.question import Question, question_from_json
-from benchmarks.peers import PEERS
+from benchmarks.subjects import ADAPTERS
 
 SCRIPTS = sorted(path.stem for path in Path(benchmarks.__path__[0]).glob("*.py"))
 QUESTIONS: list[Question] = [
@@ -32,7 +32,7 @@ class TestQuestion:
 
     def test_its_subjects_exist(self, question: Question) -> None:
         sizes = {point.subject for point in question.points}
-        assert set(question.subjects) <= PEERS.keys() | OWN_SUBJECTS | sizes
+        assert set(question.subjects) <= ADAPTERS.keys() | OWN_SUBJECTS | sizes
         assert set(question.floors) <= set(question.subjects)
         assert question.ours
         parts = [*question.ours, *question.floors, *question.peers]

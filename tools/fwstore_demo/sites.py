@@ -188,7 +188,7 @@ class SitesStory:
     def _history(self, site: str, run: str) -> tuple[list[int], dict[str, list[int]]]:
         with self.open(site) as repository:
             found = repository.run(run)
-            steps = [c.step for c in found.checkpoints()]
+            steps = [c.step for c in found.checkpoints(elsewhere=True)]
             tails = {b.name: [c.step for c in b.checkpoints] for b in found.branches()}
         return steps, tails
 
