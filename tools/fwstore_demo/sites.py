@@ -36,7 +36,8 @@ class Loss:
 
     Attributes:
         title: What happened.
-        trained: Newest step that was trained at the site that was lost.
+        trained: Newest step trained at the site that was lost.
+        again: Steps that were trained there and again at the other site.
         resumed: Step of the checkpoint that the other site went on from.
         unreplicated: Bytes that had been written and had not come over.
         seconds: Age of that checkpoint when the site was lost.
@@ -46,6 +47,7 @@ class Loss:
 
     title: str
     trained: int = 0
+    again: int = 0
     resumed: int = 0
     unreplicated: int = 0
     seconds: float = 0.0
@@ -147,6 +149,7 @@ class SitesStory:
         lost_at = time.monotonic()
         known = self.steps_at(OTHER, run)
         loss.resumed = known[-1]
+        loss.again = loss.trained - loss.resumed
         loss.seconds = lost_at - times[loss.resumed]
         loss.unreplicated = sum(
             int(save["written"]) for step, save in trace.saves.items() if step > loss.resumed
@@ -249,7 +252,7 @@ def table(losses: list[Loss]) -> Table:
     for loss in losses:
         result.add_column(loss.title, justify="right")
     rows: dict[str, Callable[[Loss], str]] = {
-        "steps trained again": lambda loss: str(loss.trained - loss.resumed),
+        "steps trained again": lambda loss: str(loss.again),
         "bytes not replicated": lambda loss: fwstore.format_size(loss.unreplicated),
         "age of the checkpoint": lambda loss: f"{loss.seconds:.1f} s",
         "WAN bytes per byte of checkpoints": lambda loss: f"{loss.crossed:.2f}",
