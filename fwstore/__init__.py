@@ -31,7 +31,7 @@ from fwstore.base.errors import (
     UnsupportedValue,
 )
 from fwstore.base.topology import Topology
-from fwstore.base.units import format_duration, format_size, parse_duration, parse_size
+from fwstore.base.units import format_duration, format_rate, format_size, parse_duration, parse_size
 from fwstore.checkpoint.adapter import TensorAdapter
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.checkpoint.handle import SaveHandle, SaveStatistics
@@ -45,10 +45,14 @@ from fwstore.format.paths import TensorPath, display_path
 from fwstore.format.state import ForeignValue, TensorSlot, decode_state, encode_state
 from fwstore.history import BranchDescription, TermDescription
 from fwstore.plan.box import Box, flat_boxes
+from fwstore.plan.lag import Lag
 from fwstore.plan.layout import Layout, Split
 from fwstore.plan.retention import Keep
+from fwstore.replication import Replication, ResumePlan, Whereabouts
 from fwstore.repository import Repository, open  # noqa: A004 - fwstore.open()
 from fwstore.run import Run
+from fwstore.wan.reports import LineagePlan, ReplicationReport
+from fwstore.wan.status import RepositoryStatus
 
 __all__ = [
     "AlreadyExists",
@@ -66,14 +70,20 @@ __all__ = [
     "InternalError",
     "InvalidInput",
     "Keep",
+    "Lag",
     "Layout",
     "LazyTensor",
     "LimitExceeded",
     "Limits",
+    "LineagePlan",
     "NotFound",
     "PermissionDenied",
     "Piece",
+    "Replication",
+    "ReplicationReport",
     "Repository",
+    "RepositoryStatus",
+    "ResumePlan",
     "Run",
     "SaveHandle",
     "SaveStatistics",
@@ -88,6 +98,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
     "UnsupportedValue",
+    "Whereabouts",
     "Writer",
     "__version__",
     "decode_state",
@@ -95,6 +106,7 @@ __all__ = [
     "encode_state",
     "flat_boxes",
     "format_duration",
+    "format_rate",
     "format_size",
     "itemsize",
     "open",

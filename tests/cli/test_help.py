@@ -28,7 +28,7 @@ def _commands(group: Any, before: str = "") -> dict[str, Any]:
 
 _GROUP: Any = typer.main.get_command(make_app())
 COMMANDS = _commands(_GROUP)
-_EVERYWHERE = {"--repo", "-C", "--json", "--help", "-h"}
+_EVERYWHERE = {"--repo", "-C", "--site", "--json", "--help", "-h"}
 
 
 def _section(command: str) -> str:
@@ -39,7 +39,9 @@ def _section(command: str) -> str:
 
 def test_the_commands_are_those_that_were_promised() -> None:
     promised = "ls show log inspect diff du verify doctor fork pin unpin rm gc export import"
-    grouped = ["branch list", "branch promote"]
+    promised += " status resume-plan"
+    groups = {"branch": "list promote", "replicate": "once run plan explain worker"}
+    grouped = [f"{group} {name}" for group, names in groups.items() for name in names.split()]
     assert sorted(COMMANDS) == sorted([*promised.split(), *grouped])
     assert all(group.help for group in _GROUP.commands.values())
 
@@ -61,7 +63,7 @@ def test_a_command_has_help_and_docs(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_takes_what_every_command_takes(command: str) -> None:
     options = {option for parameter in COMMANDS[command].params for option in parameter.opts}
-    assert {"--repo", "-C", "--json"} <= options
+    assert {"--repo", "-C", "--site", "--json"} <= options
 
 
 def test_docs_name_no_command_that_is_gone() -> None:

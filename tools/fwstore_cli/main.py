@@ -25,8 +25,10 @@ from fwstore_cli.change import add_change_commands
 from fwstore_cli.compare import add_diff_command
 from fwstore_cli.exits import ExitCode, exit_code, exit_table
 from fwstore_cli.layers import add_inspect_command
+from fwstore_cli.replicate import add_replicate_commands
 from fwstore_cli.session import printable
 from fwstore_cli.show import add_show_commands
+from fwstore_cli.sites import add_sites_commands
 from fwstore_cli.transfer import add_transfer_commands
 
 _DEBUG = "--debug"
@@ -51,6 +53,8 @@ def make_app() -> typer.Typer:
     add_change_commands(app)
     add_branch_commands(app)
     add_transfer_commands(app)
+    add_sites_commands(app)
+    add_replicate_commands(app)
     return app
 
 

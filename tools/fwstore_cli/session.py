@@ -80,12 +80,14 @@ class Session:
 
     Attributes:
         url: The repository, or None when none was named.
+        site: The site of this process in a topology, or None where that is clear.
         as_json: Print one JSON document instead of tables.
         output: Standard output.
         errors: Standard error.
     """
 
     url: str | None
+    site: str | None
     as_json: bool
     output: Console
     errors: Console
@@ -95,7 +97,7 @@ class Session:
         """Open the repository for the time of a command."""
         if self.url is None:
             raise InvalidInput("which repository? give -C URL, or set FWSTORE_REPO")
-        with fwstore.open(self.url) as repository:
+        with fwstore.open(self.url, site=self.site) as repository:
             yield repository
 
     def emit(self, value: Any, *tables: Table) -> None:
@@ -108,6 +110,15 @@ class Session:
                 return
             for table in tables:
                 self.output.print(table)
+        except OSError as error:
+            raise local_failure(error, "cannot write the answer to standard output") from error
+
+    def emit_line(self, value: Any) -> None:
+        """Print a value as one line of JSON, at once: what goes on for long is a line for each event."""
+        line = json.dumps(plain(value), allow_nan=False)
+        try:
+            self.output.print(line, soft_wrap=True, highlight=False)
+            self.output.file.flush()
         except OSError as error:
             raise local_failure(error, "cannot write the answer to standard output") from error
 
@@ -152,9 +163,10 @@ def command(
         function: Callable[Concatenate[Session, P], None],
     ) -> Callable[Concatenate[Session, P], None]:
         @functools.wraps(function)
-        def run(*, repo: str | None, as_json: bool, **arguments: Any) -> None:
+        def run(*, repo: str | None, site: str | None, as_json: bool, **arguments: Any) -> None:
             width = None if Console().is_terminal else 200
-            session = Session(repo, as_json, PlainConsole(width=width), PlainConsole(stderr=True))
+            output, errors = PlainConsole(width=width), PlainConsole(stderr=True)
+            session = Session(repo, site, as_json, output, errors)
             function(session, **arguments)  # type: ignore[call-arg]
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -177,8 +189,17 @@ _COMMON = (
                 "-C",
                 metavar="URL",
                 envvar="FWSTORE_REPO",
-                help="A directory, s3://bucket/prefix, gs://, az:// or memory://.",
+                help="A directory, s3://bucket/prefix, gs://, az:// or memory://; or a topology *.toml.",
             ),
+        ],
+    ),
+    inspect.Parameter(
+        "site",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Option("--site", metavar="NAME", help="Which site of a topology this is."),
         ],
     ),
     inspect.Parameter(
