@@ -408,7 +408,7 @@ BUGS = (
         "a copy is published before its last pack is here",
         wan_patches.published_before_the_last_pack(),
     ),
-    Bug("nothing is said before a copy begins", wan_patches.without_intent(), holes=("H1",)),
+    Bug("nothing is said before a copy begins", wan_patches.without_intent()),
     Bug(
         "an intent is taken for proof of what it covers",
         wan_patches.intent_as_proof(),
