@@ -31,6 +31,7 @@ from fwstore.log.term import Term
 from fwstore.sched import BufferPool, Runtime
 from fwstore.store.base import Store
 
+_LOOKS, _LOOK_S = 4, 0.5
 _JOB_KEY = "job"
 _SEEN = b"P"
 _FIRST_SAVE = 1
@@ -119,13 +120,23 @@ def check_shared(access: Access, announced: JobAnnouncement, coordinator: Coordi
         InvalidInput: The store of this rank is not the one of rank 0.
     """
     key = access.keys.vote(announced.term)
-    if _read_vote(access.store, key) != announced.vote:
+    if not _sees(access, key, announced.vote):
         error = InvalidInput(
             f"{access.store.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there on rank "
             f"{coordinator.rank}; use a directory on a shared file system, or an object store"
         )
         coordinator.put(part_key(_FIRST_SAVE, coordinator.rank), failure_message(error))
         raise error
+
+
+def _sees(access: Access, key: str, vote: bytes | None) -> bool:
+    """Return whether a vote is there: an answer that is a little older than the vote is not one of another store."""
+    for look in range(_LOOKS):
+        if look:
+            access.runtime.clock.sleep(_LOOK_S)
+        if _read_vote(access.store, key) == vote:
+            return True
+    return False
 
 
 def _read_vote(store: Store, key: str) -> bytes | None:

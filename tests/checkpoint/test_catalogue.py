@@ -356,6 +356,32 @@ def test_a_vote_that_is_damaged_on_the_way_is_not_one_of_another_store(fault: Fa
     assert len(struck) == 5
 
 
+def test_a_vote_that_is_not_seen_at_once_is_not_one_of_another_store() -> None:
+    inner, channels = make_store(), Board().channels(2)
+
+    class Behind(FaultyStore):
+        """A store that answers with what was there a moment ago."""
+
+        hidden = 2
+
+        def get(self, key: str, *, limit_bytes: int) -> bytes:
+            if key.endswith("_term/00000001") and self.hidden:
+                self.hidden -= 1
+                raise fwstore.NotFound(key)
+            return super().get(key, limit_bytes=limit_bytes)
+
+    behind = Behind(inner)
+    repositories = [opened(store, system_runtime()) for store in (inner, behind)]
+    writers = together(
+        [
+            partial(repository.run("run").writer, coordinator=channel)
+            for repository, channel in zip(repositories, channels, strict=True)
+        ]
+    )
+    assert len(writers) == 2
+    assert not behind.hidden
+
+
 def test_a_channel_that_breaks_does_not_hide_what_failed(repo: fwstore.Repository) -> None:
     class Deaf(SharedCoordinator):
         def put(self, key: str, value: bytes) -> None:

@@ -24,18 +24,19 @@ def check(play: Play, seed: int, *, bug: str = "") -> World:
     """
     try:
         return play(seed, None)
-    except AssertionError as error:
+    except Exception as error:  # noqa: BLE001 - whatever ends a play is a failure to be shrunk and told
         first = error
     faults, last = shrink(play, seed, first)
     kept = ",".join(faults) or "none"
     name = f" --bug '{bug}'" if bug else ""
+    told = str(last) if isinstance(last, AssertionError) else repr(last)
     raise Failed(
-        f"seed {seed}: {last}\n  faults that matter: {kept}\n"
+        f"seed {seed}: {told}\n  faults that matter: {kept}\n"
         f'  repeat it: make sim SEED={seed} SIM="--only {kept}{name}"'
     ) from last
 
 
-def shrink(play: Play, seed: int, error: AssertionError) -> tuple[list[str], AssertionError]:
+def shrink(play: Play, seed: int, error: Exception) -> tuple[list[str], Exception]:
     """Return faults without which the play would hold, none of which can be left out, and how it fails with them."""
     faults = drawn(play, seed)
     size = max(1, len(faults) // 2)
@@ -66,10 +67,10 @@ def drawn(play: Play, seed: int) -> list[str]:
     return struck
 
 
-def failure_of(play: Play, seed: int, only: Container[str] | None = None) -> AssertionError | None:
+def failure_of(play: Play, seed: int, only: Container[str] | None = None) -> Exception | None:
     """Return how a play fails when only some faults may strike, None when it holds."""
     try:
         play(seed, only)
-    except AssertionError as error:
+    except Exception as error:  # noqa: BLE001 - see `check`
         return error
     return None
