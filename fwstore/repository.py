@@ -54,7 +54,7 @@ from fwstore.wan.links import Links
 from fwstore.wan.offers import Offers
 from fwstore.wan.once import OncePerSite
 from fwstore.wan.pull import Puller
-from fwstore.wan.sites import Silence, Sites, for_site
+from fwstore.wan.sites import Sites, for_site
 from fwstore.wan.through import Bringer, ThroughStore
 
 
@@ -273,12 +273,12 @@ class Repository(SeveralSites):
         """Win the next term of a run for this process."""
         sites = self.sites
         home = replace(sites.join(), store=self.store)
-        voters = sites.answers(sites.topology.witnesses)
+        witnesses, absent = sites.electors()
         candidate = Candidate(
             name=name,
             home=home,
-            witnesses=tuple(site for site in voters if isinstance(site, Site)),
-            absent=tuple(site.elector for site in voters if isinstance(site, Silence)),
+            witnesses=witnesses,
+            absent=absent,
             sites=tuple(sites.reachable()),
             holder=self.runtime.environment.text("HOSTNAME") or "unnamed host",
             read_packs=PackTables(self._hash),
