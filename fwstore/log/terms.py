@@ -254,18 +254,26 @@ class _Election:
     def _create_everywhere(self, key: str, made: Vote | Receipt) -> frozenset[str]:
         """Create one object at every witness; return where it is ours for certain."""
         encoded = encode_vote(made)
+        refusals: dict[str, FwstoreError] = {}
 
         def create(site: Site) -> bool:
             try:
                 return create_once(site.store, key, [encoded], site.bounded(self._runtime))
-            except UNHEARD:
+            except Unavailable:
+                return False
+            except UNHEARD as error:
+                refusals[site.uuid] = error
                 return False
 
-        sites = reachable(self._sites, self._electorate.members())
+        members = self._electorate.members()
+        sites = reachable(self._sites, members)
         answers = self._runtime.scheduler.map(create, sites)
         got = frozenset(site.uuid for site, ours in zip(sites, answers, strict=True) if ours)
         for uuid in got:
             self._ballots.note(uuid, key, made)
+        if refusals and not self._electorate.majority(members - refusals.keys()):
+            # Trying again would not help: credentials, or a full disk.
+            raise next(iter(refusals.values()))
         return got
 
     def _read_ballots(self, keys: LineageKeys) -> None:

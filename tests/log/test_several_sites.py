@@ -309,6 +309,27 @@ def test_a_witness_that_refuses_the_credentials_is_silent() -> None:
         take_term(at(a, refusing, other), make_runtime(1))
 
 
+def test_who_may_not_vote_is_told_so_at_once() -> None:
+    a, b, c = three()
+    take_term(at(a, b, c), make_runtime())
+
+    def read_only(operation: Operation) -> Fault | None:
+        if operation.writes:
+            raise PermissionDenied("read only")
+        return None
+
+    def guarded(site: Site) -> Site:
+        return replace(site, store=FaultyStore(site.store, read_only))
+
+    assert take_term(at(a, guarded(b), c), make_runtime(1)).number == 2
+    with pytest.raises(PermissionDenied):
+        take_term(at(a, guarded(b), guarded(c)), make_runtime(2))
+    alone = made_site("d")
+    take_term(at(alone), make_runtime(3))
+    with pytest.raises(PermissionDenied):
+        take_term(at(guarded(alone)), make_runtime(4))
+
+
 def silent_after(number: int, operation: Operation) -> Fault | None:
     return "fail" if operation.number > number else None
 
