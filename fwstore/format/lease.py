@@ -19,6 +19,7 @@ class LinkLease(Stored, frozen=True, kw_only=True):
         share: Bytes per second that the worker takes at most.
         wanted: Bytes per second that it could use; None for all that can be had.
         lasts_ms: For how long after this renewal it may take its share.
+        urgent: Somebody waits for these bytes: a job that resumes.
     """
 
     turn: Count
@@ -26,6 +27,7 @@ class LinkLease(Stored, frozen=True, kw_only=True):
     share: Count
     wanted: Count | None
     lasts_ms: Count
+    urgent: bool = False
 
 
 class WorkClaim(Stored, frozen=True, kw_only=True):

@@ -38,17 +38,24 @@ class Links:
         self._store = store
         self._runtime = runtime
         self._lock = Lock()
-        self._rates: dict[str, LinkRate] = {}
+        self._rates: dict[tuple[str, bool], LinkRate] = {}
         self._counted: dict[str, int] = {}
 
-    def throttle(self, site: Site) -> Callable[[int], None]:
-        """Return what waits until bytes may cross the link from a site, and counts them."""
+    def throttle(self, site: Site, *, urgent: bool = False) -> Callable[[int], None]:
+        """Return what waits until bytes may cross the link from a site, and counts them.
+
+        Args:
+            site: Where they come from.
+            urgent: Somebody waits for them.
+        """
         name, cap = site.name, self._topology.cap(site.name, self._local)
         with self._lock:
             self._counted.setdefault(name, 0)
-            if cap is not None and name not in self._rates:
-                self._rates[name] = LinkRate(self._store, self._runtime, source=site.uuid, cap=cap)
-            rate = self._rates.get(name)
+            if cap is not None and (name, urgent) not in self._rates:
+                self._rates[name, urgent] = LinkRate(
+                    self._store, self._runtime, source=site.uuid, cap=cap, urgent=urgent
+                )
+            rate = self._rates.get((name, urgent))
 
         def take(size_bytes: int) -> None:
             if rate is not None:
@@ -72,10 +79,10 @@ class Links:
             return dict(self._counted)
 
     def statistics(self) -> dict[str, RateStatistics]:
-        """Return what this process takes of each link that has a cap, by the name of its source."""
+        """Return what this process replicates over each link that has a cap, by the name of its source."""
         with self._lock:
             rates = dict(self._rates)
-        return {name: rate.statistics() for name, rate in rates.items()}
+        return {name: rate.statistics() for (name, urgent), rate in rates.items() if not urgent}
 
     def close(self) -> None:
         """Leave the shares to the others at once."""

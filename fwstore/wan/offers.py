@@ -66,5 +66,5 @@ class Offers:
         if entry is None:
             return None
         store = self._sites.patient_store(site.name)
-        supply = Supply(site.name, store, self._links.throttle(site))
+        supply = Supply(site.name, store, self._links.throttle(site, urgent=True))
         return Offer(site.uuid, supply, log, entry)

@@ -71,12 +71,16 @@ class LinkRate:
         runtime: Time, ids, threads.
         source: Uuid of the site that the bytes come from.
         cap: Bytes per second that all workers together may take.
+        urgent: Somebody waits for these bytes: they come before those that nobody waits for.
     """
 
-    def __init__(self, store: Store, runtime: Runtime, *, source: str, cap: float) -> None:
+    def __init__(
+        self, store: Store, runtime: Runtime, *, source: str, cap: float, urgent: bool = False
+    ) -> None:
         self._store = store
         self._runtime = runtime
         self._source = source
+        self._urgent = urgent
         self._lock = Lock()
         self._begin(cap)
         renew_after_fork(self)
@@ -182,7 +186,7 @@ class LinkRate:
             cap = min([self._cap, *(lease.cap for lease in others.values())])
             # What was wished for before the others were read: they may have read it by now.
             wished = self._wanted if now_s <= self._valid_until_s else 0.0
-            share = _share(cap, wished, others)
+            share = _share(cap, wished, others, urgent=self._urgent)
             wanted = self._wish(now_s)
             self._pace.change(share, now_s)
             self._turn += 1
@@ -192,6 +196,7 @@ class LinkRate:
                 share=math.ceil(share),
                 wanted=None if wanted == math.inf else int(wanted),
                 lasts_ms=int(LASTS_S * 1000),
+                urgent=self._urgent,
             )
         key = link_lease(self._source, self._worker)
         self._store.put(key, [encode_lease(made)], mode="overwrite")
@@ -249,11 +254,14 @@ def _lasts_s(seen: _Seen) -> float:
     return seen.lease.lasts_ms / 1000
 
 
-def _share(cap: float, wished: float, others: dict[str, LinkLease]) -> float:
+def _share(cap: float, wished: float, others: dict[str, LinkLease], *, urgent: bool) -> float:
     """Return the own share: the fair one, as far as what others hold leaves room for it."""
     least = cap * _LEAST
     wanted = {worker: max(least, _wanted(lease)) for worker, lease in others.items()}
-    fair = share_out(cap, {**wanted, "": max(least, wished)})[""] if wished else 0.0
+    first = {"": urgent, **{worker: lease.urgent for worker, lease in others.items()}}
+    wanted[""] = max(least, wished)
+    urgents = [worker for worker in wanted if first[worker]]
+    fair = share_out(cap, wanted, urgents)[""] if wished else 0.0
     held = sum(lease.share for lease in others.values())
     return max(0.0, min(fair, cap - held))
 

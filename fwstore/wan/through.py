@@ -32,8 +32,13 @@ T = TypeVar("T")
 _PREPARED_BYTES = 256 * MIB
 # With a thousand packs; one that is forgotten is read and planned again.
 _PREPARED_ONE_BYTES = MIB
+_ASK_AGAIN_S = 30.0
 # What keeps an object from being written here, but not from being read elsewhere.
 _NOT_HERE = (Conflict, NotFound, PermissionDenied)
+
+
+class _NothingToBring(NotFound):
+    """A snapshot that no other site offers, or that has come."""
 
 
 class Bringer:
@@ -57,7 +62,8 @@ class Bringer:
         self._offers = offers
         self._once = once
         self._runtime = runtime
-        self._prepared: SharedCache[str, Prepared | None] = SharedCache(_PREPARED_BYTES)
+        self._prepared: SharedCache[str, Prepared] = SharedCache(_PREPARED_BYTES)
+        self._refused: dict[str, float] = {}
         self._lock = Lock()
         self._begun: dict[str, None] = {}
         self._awaited: dict[str, list[str]] = {}
@@ -110,16 +116,28 @@ class Bringer:
         return None
 
     def _prepare(self, snapshot: str) -> Prepared | None:
-        def make() -> Prepared | None:
+        def make() -> Prepared:
             offers = self._offers(snapshot)
             prepared = self._puller.prepare(offers) if offers else None
-            if prepared is not None:
-                keys = [copy.key for copy in prepared.packs.values()]
-                with self._lock:
-                    self._awaited[snapshot] = keys
+            if prepared is None:
+                raise _NothingToBring(f"nobody offers {snapshot}, or it is here meanwhile")
+            with self._lock:
+                self._awaited[snapshot] = [copy.key for copy in prepared.packs.values()]
             return prepared
 
-        return self._prepared.get(snapshot, _PREPARED_ONE_BYTES, make)
+        if self._runtime.clock.monotonic() < self._refused.get(snapshot, 0.0):
+            return None
+        try:
+            return self._prepared.get(snapshot, _PREPARED_ONE_BYTES, make)
+        except _NothingToBring:
+            refusal = ""
+        except _NOT_HERE as error:
+            refusal = error.message
+        # Not asked again with every read: a load has many.
+        self._refused[snapshot] = self._runtime.clock.monotonic() + _ASK_AGAIN_S
+        if refusal:
+            tell(f"{snapshot} is read from another site and not kept here: {refusal}")
+        return None
 
     def _errand(self, copy: PackCopy) -> Errand:
         def work(alive: Alive) -> None:

@@ -25,6 +25,25 @@ def test_shares_are_the_capacity_and_fair(capacity: float, wanted: dict[str, flo
     assert max(hungry, default=0) - min(hungry, default=0) <= capacity * 1e-9
 
 
+@given(
+    st.floats(1, 1e12),
+    st.dictionaries(st.text(max_size=2), _WANTS, min_size=1, max_size=9),
+    st.data(),
+)
+def test_who_is_urgent_comes_first_and_a_tenth_is_left(
+    capacity: float, wanted: dict[str, float], data: st.DataObject
+) -> None:
+    urgent = data.draw(st.sets(st.sampled_from(sorted(wanted))))
+    shares = share_out(capacity, wanted, urgent)
+    assert shares.keys() == wanted.keys()
+    assert sum(shares.values()) == pytest.approx(capacity)
+    first = sum(shares[name] for name in urgent)
+    needed = sum(wanted[name] for name in urgent)
+    assert first >= min(needed, 0.9 * capacity) * (1 - 1e-9)
+    if len(urgent) < len(wanted):
+        assert capacity - first >= 0.1 * capacity * (1 - 1e-9)
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

@@ -79,8 +79,8 @@ class Bed:
     def runtime(self) -> Runtime:
         return replace(make_runtime(len(self.workers)), clock=self.clock)
 
-    def join(self, cap: float = CAP) -> Worker:
-        rate = LinkRate(self.store, self.runtime(), source=SITE, cap=cap)
+    def join(self, cap: float = CAP, *, urgent: bool = False) -> Worker:
+        rate = LinkRate(self.store, self.runtime(), source=SITE, cap=cap, urgent=urgent)
         self.workers.append(Worker(rate))
         return self.workers[-1]
 
@@ -206,6 +206,23 @@ def test_a_worker_that_needs_little_leaves_the_rest() -> None:
     bed.run(10, feed)
     assert slow.taken - before[1] == pytest.approx(10 * 10 * PIECE, rel=0.05)
     assert busy.taken - before[0] > 0.9 * (10 * CAP - 10 * 10 * PIECE)
+    assert bed.worst() < 1.05
+
+
+def test_a_job_that_resumes_comes_before_replication_and_does_not_starve_it() -> None:
+    bed = Bed()
+    copying, resuming = bed.join(), bed.join(urgent=True)
+    resuming.pieces = 0
+    bed.run(10)
+    resuming.pieces = math.inf
+    bed.run(3 * RENEW_S)
+    before = copying.taken, resuming.taken
+    assert bed.run(10) == pytest.approx(10 * CAP, rel=0.05)
+    assert resuming.taken - before[1] == pytest.approx(9 * CAP, rel=0.05)
+    assert copying.taken - before[0] == pytest.approx(CAP, rel=0.2)
+    resuming.pieces = 0
+    bed.run(LASTS_S + 3 * RENEW_S)
+    assert copying.rate.statistics().share > 0.95 * CAP
     assert bed.worst() < 1.05
 
 
