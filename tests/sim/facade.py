@@ -15,6 +15,7 @@ import numpy as np
 
 import fwstore
 from fwstore.base.errors import AlreadyExists, Expired, Fenced, FwstoreError, NotFound
+from sim.background import patient
 from sim.process import Process
 from sim.world import World
 from support.coordinators import Board, SharedCoordinator
@@ -34,6 +35,7 @@ def doors(world: World) -> Iterator[None]:
             ("system_runtime", lambda limits: world.process().runtime),
         ):
             stack.enter_context(mock.patch(f"fwstore.repository.{name}", door))
+        stack.enter_context(patient(world.baton))
         yield
 
 
@@ -57,7 +59,7 @@ class Channel(SharedCoordinator):
         super().drop(key)
 
     def _check_alive(self) -> None:
-        if self._process.task.dead:
+        if self._process.dead:
             raise Crash(f"{self._process.name} is dead and talks")
 
 
@@ -115,23 +117,42 @@ def job(world: World, name: str, run: str, ranks: int, saves: int, when: float) 
 
 
 def _save_all(process: Process, writer: fwstore.Writer, saves: int) -> None:
-    world = process.world
     first = 0 if writer.base is None else writer.base.step + 1
-    for step in range(first, first + saves):
-        process.pause(process.rng.expovariate(2))
-        state = part(writer.term, step, writer.rank, writer.world_size)
+    under_way: list[fwstore.SaveHandle] = []
+    try:
+        for step in range(first, first + saves):
+            process.pause(process.rng.expovariate(2))
+            state = part(writer.term, step, writer.rank, writer.world_size)
+            try:
+                under_way.append(writer.save(step, state, blocking=process.rng.random() < 0.2))
+            except FwstoreError as error:
+                _suffer(process, error)
+            process.world.tally["overlapping"] += sum(not handle.done() for handle in under_way) > 1
+            if process.rng.random() < 0.5:
+                _hear(process, under_way)
+        _hear(process, under_way)
+    except Fenced:
+        process.world.tally["fenced"] += 1
+
+
+def _hear(process: Process, handles: list[fwstore.SaveHandle]) -> None:
+    """Wait for saves; what is acknowledged is so from now on."""
+    while handles:
         try:
-            checkpoint = writer.save(step, state, blocking=process.rng.random() < 0.2).result()
-        except Fenced:
-            world.tally["fenced"] += 1
-            return
+            checkpoint = handles.pop(0).result()
         except FwstoreError as error:
-            world.suffer(process, error)
+            _suffer(process, error)
         else:
             assert checkpoint is not None
             label = checkpoint.access.keys.label
-            world.judge.acknowledge(process.store.place.name, label, checkpoint.id)
-            world.tally["acked"] += 1
+            process.world.judge.acknowledge(process.store.place.name, label, checkpoint.id)
+            process.world.tally["acked"] += 1
+
+
+def _suffer(process: Process, error: FwstoreError) -> None:
+    if isinstance(error, Fenced):
+        raise error
+    process.world.suffer(process, error)
 
 
 def collector(process: Process) -> None:

@@ -17,6 +17,7 @@ from fwstore.base.ids import SeededIds
 from fwstore.log.site import Site
 from fwstore.sched import InlineScheduler, Runtime
 from fwstore.store.base import Store
+from sim.background import Background
 from sim.baton import Baton, Task
 from sim.place import Place
 from sim.weather import Sky, Stroke
@@ -49,14 +50,16 @@ class DriftingClock:
         self.baton.wait(seconds / self.rate)
 
 
-class AnyOrderScheduler(InlineScheduler):
-    """Does what is asked for side by side one after the other, in an order of its own.
+class AnyOrderScheduler(Background, InlineScheduler):
+    """Does what is asked for side by side one after the other, in an order of its own; long work is a task.
 
     Args:
         rng: Chooses the order.
+        process: Whose it is.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, process: Process) -> None:
+        super().__init__(process)
         self._rng = rng
 
     def map(self, function: Callable[[V], T], values: Iterable[V], *, limit: int = 0) -> list[T]:
@@ -81,7 +84,7 @@ class Process:
         self.world = world
         self.name = name
         self.site = site
-        self.task = Task(name, lambda: world.live(self, main))
+        self.tasks = [Task(name, lambda: world.live(self, main))]
         self.sky: Sky = world.weather.sky(name)
         self.rng = random.Random(f"{world.seed} {name} acts")
         rng = random.Random(f"{world.seed} {name} clock")
@@ -90,7 +93,7 @@ class Process:
         self.runtime = Runtime(
             clock=self.clock,
             ids=SeededIds(rng.getrandbits(60)),
-            scheduler=AnyOrderScheduler(rng),
+            scheduler=AnyOrderScheduler(rng, self),
             limits=Limits(
                 request_timeout_s=60.0 if patient else 0.01,
                 commit_timeout_s=30.0,
@@ -113,9 +116,20 @@ class Process:
         """Do nothing for a while."""
         self.clock.sleep(seconds)
 
+    @property
+    def dead(self) -> bool:
+        """Whether it has died."""
+        return self.tasks[0].dead
+
+    def begin(self, name: str, main: Callable[[], None]) -> None:
+        """Let another thread of it begin."""
+        self.tasks.append(Task(f"{self.name} {name}", main))
+        self.world.baton.start(self.world.baton.now, self.tasks[-1])
+
     def die(self) -> None:
         """End at once, without a word."""
-        self.task.dead = True
+        for task in self.tasks:
+            task.dead = True
         for handle in self.stores.values():
             handle.kill()
 
@@ -142,7 +156,7 @@ class Handle(FaultyStore):
         partly: Callable[[], object] | None = None,
     ) -> T:
         process, world = self.process, self.process.world
-        if process.task.dead:
+        if process.dead:
             raise Crash(f"{process.name} is dead and called {name} {key}")
         self._stroke = stroke = process.sky.next(name)
         world.baton.wait(stroke.latency_s)

@@ -90,12 +90,12 @@ class World:
         """Let a process begin."""
         process = Process(self, name, site, main)
         self.processes.append(process)
-        self.baton.start(when, process.task)
+        self.baton.start(when, process.tasks[0])
         return process
 
     def process(self) -> Process:
         """Return the process that runs now."""
-        return next(p for p in reversed(self.processes) if p.task is self.baton.running)
+        return next(p for p in reversed(self.processes) if self.baton.running in p.tasks)
 
     def live(self, process: Process, main: Callable[[Process], None]) -> None:
         """Do what a process does; what it may raise is part of the game."""
