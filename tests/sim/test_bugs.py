@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from sim.bugs import BUGS, Bug, switched_on
@@ -28,6 +31,13 @@ def test_the_table_has_every_hole_that_there_can_be() -> None:
     # H1 needs saves that several sites write together, H8 needs data sets.
     here = {f"H{number}" for number in range(1, 18)} - {"H1", "H8"}
     assert {hole for bug in BUGS for hole in bug.holes} == here
+
+
+def test_every_row_of_the_published_table_is_a_bug_that_was_caught() -> None:
+    figures = Path(__file__).parents[2] / "docs/reliability.json"
+    rows = json.loads(figures.read_text())["bugs"]["rows"]
+    assert rows.keys() <= {bug.name for bug in BUGS}
+    assert not [name for name, cells in rows.items() if not any(cells.values())]
 
 
 def test_what_is_found_is_shrunk_and_told_with_one_command() -> None:
