@@ -220,14 +220,27 @@ class Adapters:
         except InvalidInput as error:
             raise _named(path, error) from error
 
-    def describe(self, path: TensorPath, value: Any, *, writable: bool = False) -> Shard:
+    def describe(
+        self,
+        path: TensorPath,
+        value: Any,
+        *,
+        writable: bool = False,
+        adapter: TensorAdapter | None = None,
+    ) -> Shard:
         """Return what this rank holds of a value that is known to be a tensor.
+
+        Args:
+            path: Names it in errors.
+            value: The tensor.
+            writable: Whether it is to be loaded into.
+            adapter: Its owner, where that is known.
 
         Raises:
             InvalidInput: It cannot be saved, or loaded into; the path is named.
         """
         try:
-            shard = self.owner(value).describe(value, writable=writable)
+            shard = (adapter or self.owner(value)).describe(value, writable=writable)
             if writable:
                 _refuse_overlaps(shard)
             return shard

@@ -88,7 +88,7 @@ def fill(access: Access, manifest: Manifest, fills: Sequence[Fill]) -> None:
             raw = raw_dtype(one.dtype)
             pieces = tuple(Piece(p.box, np.empty(p.box.sizes, raw)) for p in pieces)
             casts.append((one, pieces))
-        if any(piece.box.volume for piece in pieces):
+        if any(0 not in piece.box.sizes for piece in pieces):
             reads.append((one.path, pieces))
     access.reader.read(manifest, reads)
     for one, pieces in casts:
@@ -229,7 +229,7 @@ def _destination(
     value = adapter.materialise(tensor)
     if value is not tensor:
         _replace(into, skeleton, target, value)
-    shard = access.adapters.describe(target, value, writable=True)
+    shard = access.adapters.describe(target, value, writable=True, adapter=adapter)
     return Fill(saved.path, saved.dtype, shard, adapter)
 
 
@@ -313,6 +313,8 @@ def _take_plain(into: Any, skeleton: Any, saved: Any) -> None:
     else:
         return
     for key, slot, value in places:
+        if type(slot) is TensorSlot or type(value) is TensorSlot:
+            continue
         if _holds_slots(slot) or _holds_slots(value):
             _take_plain(into[key], slot, value)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,6 +110,7 @@ class _Span(NamedTuple):
         first: The first cell.
         stop: The one after the last.
         bounds: Where each of them begins in the memory of the piece, and where the last one ends.
+        lengths: How many bytes each of them has.
         array: That memory.
     """
 
@@ -117,7 +119,17 @@ class _Span(NamedTuple):
     first: int
     stop: int
     bounds: Sequence[int]
+    lengths: Sequence[int]
     array: NDArray[Any]
+
+
+class _Whole(NamedTuple):
+    """The whole cells of a box, as `_Span` has them."""
+
+    first: int
+    stop: int
+    bounds: Sequence[int]
+    lengths: Sequence[int]
 
 
 def plan_flat_runs(wanted: Iterable[tuple[int, TensorRows, Destination]]) -> list[FlatRun]:
@@ -141,7 +153,7 @@ def plan_flat_runs(wanted: Iterable[tuple[int, TensorRows, Destination]]) -> lis
     return [
         run
         for span in spans
-        for run in _runs_of(span, list(itertools.islice(rows, len(span.runs))))
+        for run in _runs_of(span, itertools.islice(rows, len(span.runs.tensor)))
     ]
 
 
@@ -150,37 +162,52 @@ def _span(want: int, rows: TensorRows, piece: Destination) -> _Span | None:
     size = itemsize(info.dtype)
     if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
         return None
-    cells = flat_cells(info.shape, info.cells)
-    inside = None if cells is None else cells.within(piece.box)
-    if cells is None or inside is None or array.dtype.itemsize != size:
+    whole = _whole_cells(info.shape, info.cells, piece.box, size)
+    if whole is None or array.dtype.itemsize != size:
+        return None
+    runs = rows.runs
+    if len(runs.tensor) > 1:
+        runs = _near(runs, whole.first, whole.stop)
+    return _Span(want, runs, *whole, array)
+
+
+# Whatever has the same form has the same cells: a model has few forms.
+@lru_cache(maxsize=1 << 9)
+def _whole_cells(
+    shape: tuple[int, ...], grid: tuple[tuple[int, int], ...], box: Box, size: int
+) -> _Whole | None:
+    """Return the whole cells of a box; None where there are none, or they do not follow one another."""
+    cells = flat_cells(shape, grid)
+    inside = None if cells is None else cells.within(box)
+    if cells is None or inside is None:
         return None
     first, stop = inside
-    bounds = cells.bytes_before(size)
-    if stop - first < len(bounds) - 1:
-        begin = piece.box.offsets[cells.axis] * cells.row_elements * size
-        bounds = [bound - begin for bound in bounds[first : stop + 1]]
-    return _Span(want, _near(rows.runs, first, stop), first, stop, bounds, array)
+    # A number without dimensions has no row to begin at.
+    row = box.offsets[cells.axis] if box.offsets else 0
+    begin = row * cells.row_elements * size
+    bounds = [bound - begin for bound in cells.bytes_before(size)[first : stop + 1]]
+    return _Whole(first, stop, bounds, [high - low for low, high in itertools.pairwise(bounds)])
 
 
 def _near(runs: RunTable, first: int, stop: int) -> RunTable:
     """Return the runs of a tensor without those that end before some cells or begin after them."""
-    if len(runs) < 2:
-        return runs
     low = max(0, int(np.searchsorted(runs.first_cell, first, side="right")) - 1)
     return runs.take(slice(low, int(np.searchsorted(runs.first_cell, stop))))
 
 
-def _runs_of(span: _Span, rows: Sequence[tuple[int, int, int, int]]) -> list[FlatRun]:
+def _runs_of(span: _Span, rows: Iterable[tuple[int, int, int, int]]) -> list[FlatRun]:
     """Return the runs of a span; none where (first cell, count, pack, first chunk) leave out a cell."""
     memory = span.array.reshape(-1).view(np.uint8).data
-    found, missing = [], span.stop - span.first
+    first, stop = span.first, span.stop
+    found, missing = [], stop - first
     for cell, count, pack, chunk in rows:
-        begin, end = max(cell, span.first), min(cell + count, span.stop)
+        begin, end = max(cell, first), min(cell + count, stop)
         if begin < end:
-            here = span.bounds[begin - span.first : end - span.first + 1]
-            lengths = [high - low for low, high in itertools.pairwise(here)]
-            part = memory[here[0] : here[-1]]
-            found.append(FlatRun(span.want, pack, chunk + begin - cell, lengths, part))
+            low, high = begin - first, end - first
+            part = memory[span.bounds[low] : span.bounds[high]]
+            found.append(
+                FlatRun(span.want, pack, chunk + begin - cell, span.lengths[low:high], part)
+            )
             missing -= end - begin
     return [] if missing else found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from fwstore.format.paths import TensorPath
 from fwstore.plan.box import Box
 from fwstore.sched import Budget, BufferPool, collection_paused
 
+_first_chunk = attrgetter("first")
 # Bytes are hashed while they are still in the cache of the core that read them.
 _LOCAL_BYTES = 4 << 20
 
@@ -61,6 +63,14 @@ class _Unit(NamedTuple):
     path: TensorPath
     rows: TensorRows
     piece: Destination
+
+
+class _PackRuns(NamedTuple):
+    """The runs of one pack, by first chunk."""
+
+    pack: Pack
+    footer: Chunks
+    runs: list[FlatRun]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +109,21 @@ class ContentReader:
             Unavailable: A store does not answer.
         """
         with collection_paused():
+            asked = list(wanted)
+            rows = manifest.rows_of([path for path, _ in asked])
             units = [
-                _Unit(path, rows, piece)
-                for path, pieces in wanted
-                for rows in [manifest.rows(path)]
+                _Unit(path, own, piece)
+                for (path, pieces), own in zip(asked, rows, strict=True)
                 for piece in pieces
             ]
-            runs = self._fit(manifest, self._plan_runs(units))
-        fit = {run.want for run in runs}
+            packs = self._fit(manifest, self._plan_runs(units))
+        fit = {run.want for _, _, here in packs for run in here}
         rest = [
             plan_tensor(unit.path, unit.rows, pieces)
             for number, unit in enumerate(units)
             if (pieces := _edges_of(unit) if number in fit else [unit.piece])
         ]
-        requests, failed = self._read_runs(manifest, runs)
+        requests, failed = self._read_runs(packs)
         others = self._chunks.read(manifest, rest)
         damaged = [units[number] for number in sorted(failed)]
         # Whatever is wrong with a run is told, or found elsewhere, chunk by chunk.
@@ -129,31 +140,26 @@ class ContentReader:
             if not (remote and edges(unit.rows, unit.piece.box))
         )
 
-    def _fit(self, manifest: Manifest, runs: Sequence[FlatRun]) -> list[FlatRun]:
-        """Return the runs of pieces whose chunks are plain and wanted once."""
-        unfit = {
-            want
-            for _, footer, here in self._by_pack(manifest, runs)
-            for want in unfit_wants(here, footer)
-        }
-        return [run for run in runs if run.want not in unfit]
+    def _fit(self, manifest: Manifest, runs: Sequence[FlatRun]) -> list[_PackRuns]:
+        """Return the runs of pieces whose chunks are plain and wanted once, by pack and first chunk."""
+        packs = self._by_pack(manifest, runs)
+        unfit = {want for _, footer, here in packs for want in unfit_wants(here, footer)}
+        if not unfit:
+            return packs
+        return self._by_pack(manifest, [run for run in runs if run.want not in unfit])
 
-    def _by_pack(
-        self, manifest: Manifest, runs: Iterable[FlatRun]
-    ) -> list[tuple[Pack, Chunks, list[FlatRun]]]:
+    def _by_pack(self, manifest: Manifest, runs: Iterable[FlatRun]) -> list[_PackRuns]:
         grouped: dict[int, list[FlatRun]] = {}
         for run in runs:
             grouped.setdefault(run.pack, []).append(run)
         packs = manifest.packs(grouped)
         footers = self._footers.get_many([packs[number] for number in grouped])
         return [
-            (packs[number], footer, sorted(here, key=lambda run: run.first))
+            _PackRuns(packs[number], footer, sorted(here, key=_first_chunk))
             for (number, here), footer in zip(grouped.items(), footers, strict=True)
         ]
 
-    def _read_runs(
-        self, manifest: Manifest, runs: Sequence[FlatRun]
-    ) -> tuple[list[FlatRequest], set[int]]:
+    def _read_runs(self, packs: Iterable[_PackRuns]) -> tuple[list[FlatRequest], set[int]]:
         """Fill the memory of runs; return the requests and the numbers of the units with a bad chunk."""
         runtime = self._origin.runtime
         remote = self._origin.stores[0].capabilities.remote
@@ -162,7 +168,7 @@ class ContentReader:
 
         def plan() -> Iterator[FlatRequest]:
             # Drawn while other threads read already.
-            for pack, footer, here in self._by_pack(manifest, runs):
+            for pack, footer, here in packs:
                 for request in plan_flat_requests(
                     pack,
                     footer,

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 _LAZY = (UninitializedParameter, UninitializedBuffer)
+# What nearly all tensors are: neither lazy nor distributed, which costs as much to ask as to describe them.
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def _is_stored(name: str) -> bool:
@@ -68,10 +70,11 @@ class TorchAdapter:
                 unknown subclass.
             InvalidInput: It is to be written to and its elements share memory with each other.
         """
-        if _is_dtensor(value):
-            return _describe_dtensor(value, writable=writable)
-        if isinstance(value, ShardedTensor):
-            return _describe_sharded(value, writable=writable)
+        if type(value) not in _PLAIN:
+            if _is_dtensor(value):
+                return _describe_dtensor(value, writable=writable)
+            if isinstance(value, ShardedTensor):
+                return _describe_sharded(value, writable=writable)
         _check_stored(value)
         shape = tuple(value.shape)
         piece = Piece(Box.whole(shape), _memory(value, writable=writable))
@@ -96,12 +99,15 @@ class TorchAdapter:
 
     def identity(self, value: torch.Tensor) -> Hashable | None:
         """Return storage and geometry; None for tensors without elements or without one storage."""
-        if _is_dtensor(value):
-            local = self.identity(_local(value))
-            return None if local is None else (local, tuple(value.shape), str(value.placements))
-        if isinstance(value, _LAZY):
-            return id(value)
-        if isinstance(value, ShardedTensor) or value.layout != torch.strided or not value.numel():
+        if type(value) not in _PLAIN:
+            if _is_dtensor(value):
+                local = self.identity(_local(value))
+                return None if local is None else (local, tuple(value.shape), str(value.placements))
+            if isinstance(value, _LAZY):
+                return id(value)
+            if isinstance(value, ShardedTensor):
+                return None
+        if value.layout != torch.strided or not value.numel():
             return None
         # Meta tensors have no address; tied ones still share the storage object.
         where = value.untyped_storage()._cdata if value.is_meta else value.data_ptr()  # noqa: SLF001
@@ -132,7 +138,8 @@ class TorchAdapter:
         Plain tensors get torch's default device, DTensors the device of their mesh; a parameter stays a
         parameter. The caller puts the result where the meta tensor stood.
         """
-        has_memory = not (_local(value) if _is_dtensor(value) else value).is_meta
+        local = _local(value) if type(value) not in _PLAIN and _is_dtensor(value) else value
+        has_memory = not local.is_meta
         return value if has_memory else _materialised(value)
 
     def plain(self, value: Any) -> ForeignValue | None:
@@ -213,7 +220,7 @@ def _describe_sharded(value: Any, *, writable: bool) -> Shard:
 
 
 def _check_form(value: torch.Tensor) -> None:
-    if isinstance(value, _LAZY):
+    if type(value) not in _PLAIN and isinstance(value, _LAZY):
         raise UnsupportedValue("a lazy parameter has no shape yet; run the model once")
     if value.is_quantized or value.dtype not in NAMES:
         raise UnsupportedValue(f"a tensor of dtype {value.dtype} cannot be stored")
