@@ -46,7 +46,12 @@ def results_from_json(values: dict[str, Any]) -> Results:
 def read_results(folder: Path) -> Iterator[Results]:
     """Yield the results of every question in a folder, by name."""
     for path in sorted(folder.glob("*.json")):
-        yield results_from_json(json.loads(path.read_text()))
+        yield read_result(path)
+
+
+def read_result(path: Path) -> Results:
+    """Return the results of one question."""
+    return results_from_json(json.loads(path.read_text()))
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -1,5 +1,7 @@
 """Runs a question: every repeat of every subject in a fresh process, in an order that favours nobody.
 
+What was measured is stored after every trial, so that a series that was interrupted can go on.
+
 Invariant: nobody is left out silently. A peer that cannot be had, or fails, is named as absent with the reason; a
 failure of our own ends the series.
 """
@@ -11,49 +13,66 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.common.backing import backing_process, follow
+from benchmarks.common.backing import LEFT_BYTES, backing_process, follow
 from benchmarks.common.environments import Absent, interpreter, last_line
 from benchmarks.common.machine import describe_machine
 from benchmarks.common.order import rounds
 from benchmarks.common.question import Question
-from benchmarks.common.results import RESULTS, Results, write_results
+from benchmarks.common.results import RESULTS, Results, read_result, write_results
 from benchmarks.common.statistics import Row
 from benchmarks.common.tables import show
-from benchmarks.peers import PEERS
+from benchmarks.subjects import ADAPTERS
 
 
 @dataclass
 class Series:
-    """A question being answered."""
+    """A question being answered.
+
+    Attributes:
+        only: Whom to measure, where not all.
+        rows: What was measured, now or before.
+    """
 
     question: Question
-    size_bytes: int
+    gigabytes: float
     repeats: int
     place: Path
+    socket: Path
+    output: Path
     console: Console
+    only: Sequence[str] = ()
     pythons: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of the state."""
+        return int(self.gigabytes * 1e9)
+
     def run(self) -> None:
         """Measure every subject as often as asked."""
         self._find_subjects()
-        socket = self.place / "backing"
-        with backing_process(socket):
-            for number, order in enumerate(rounds(list(self.pythons), self.repeats)):
-                for subject in order:
-                    if subject not in self.absent:
-                        self._measure(subject, number, socket)
+        measured = {(row["subject"], row["repeat"]) for row in self.rows}
+        for number, order in enumerate(rounds(list(self.pythons), self.repeats)):
+            for subject in order:
+                if subject not in self.absent and (subject, number) not in measured:
+                    self._measure(subject, number)
 
     def _find_subjects(self) -> None:
         for subject in self.question.subjects:
-            adapter = PEERS.get(subject)
+            if self.only and subject not in self.only:
+                self._leave_out(subject, "it was not asked")
+                continue
+            adapter = ADAPTERS.get(subject)
             try:
                 self.pythons[subject] = interpreter(adapter.requirement if adapter else "")
             except Absent as reason:
@@ -63,9 +82,9 @@ class Series:
         self.absent[subject] = reason
         self.console.print(f"  {subject} is absent: {reason}", highlight=False, soft_wrap=True)
 
-    def _measure(self, subject: str, repeat: int, socket: Path) -> None:
+    def _measure(self, subject: str, repeat: int) -> None:
         try:
-            result = self._trial(subject, socket)
+            result = self._trial(subject)
         except Absent as reason:
             if subject in self.question.ours:
                 raise SystemExit(f"{subject} failed:\n{reason}") from reason
@@ -73,21 +92,34 @@ class Series:
             return
         self.rows.append({"subject": subject, "repeat": repeat, **result})
         self._tell(self.rows[-1])
+        self.store()
 
-    def _trial(self, subject: str, socket: Path) -> dict[str, Any]:
+    def store(self) -> None:
+        """Store what came out so far."""
+        results = Results(
+            question=self.question,
+            machine=describe_machine(self.place),
+            gigabytes=self.gigabytes,
+            repeats=self.repeats,
+            absent=self.absent,
+            rows=self.rows,
+        )
+        write_results(results, self.output)
+
+    def _trial(self, subject: str) -> dict[str, Any]:
         folder = self.place / "trial"
         module = f"benchmarks.{self.question.name}"
         command = [self.pythons[subject], "-m", "benchmarks.common.trial", module, subject]
         try:
             ended = subprocess.run(
-                [*command, str(folder), str(self.size_bytes), str(socket)],
+                [*command, str(folder), str(self.size_bytes), str(self.socket)],
                 capture_output=True,
                 text=True,
                 check=False,
             )
         finally:
             # What the trial has freed is still backed.
-            follow(socket)
+            follow(self.socket)
             shutil.rmtree(folder, ignore_errors=True)
         if ended.returncode:
             raise Absent(ended.stdout[-1000:] + ended.stderr[-3000:])
@@ -106,20 +138,29 @@ def run(question: Question) -> None:
     console = Console()
     console.print(f"[bold]{question.title}[/bold]")
     with tempfile.TemporaryDirectory(prefix="fwstore-bench-", dir=arguments.place) as place:
-        machine = describe_machine(Path(place))
-        size = int(arguments.gigabytes * 1e9)
-        series = Series(question, size, arguments.repeats, Path(place), console)
-        series.run()
-    results = Results(
-        question=question,
-        machine=machine,
-        gigabytes=arguments.gigabytes,
-        repeats=arguments.repeats,
-        absent=series.absent,
-        rows=series.rows,
-    )
-    write_results(results, arguments.output)
+        series = Series(
+            question,
+            arguments.gigabytes,
+            arguments.repeats,
+            Path(place),
+            arguments.backing or Path(place) / "backing",
+            arguments.output,
+            console,
+            only=arguments.only,
+        )
+        if arguments.resume and arguments.output.exists():
+            series.rows += read_result(arguments.output).rows
+        with _backed(series.socket, series.size_bytes):
+            series.run()
+        series.store()
     show(question, series.rows, console)
+
+
+def _backed(socket: Path, size_bytes: int) -> AbstractContextManager[None]:
+    """Return what keeps memory backed, unless somebody does so already or the state is small."""
+    if socket.exists() or size_bytes < LEFT_BYTES // 2:
+        return nullcontext()
+    return backing_process(socket)
 
 
 def _arguments(question: Question) -> argparse.Namespace:
@@ -127,5 +168,12 @@ def _arguments(question: Question) -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=question.gigabytes)
     parser.add_argument("--repeats", type=int, default=question.repeats)
     parser.add_argument("--place", type=Path, default=None, help="a folder on the disk to measure")
+    parser.add_argument(
+        "--backing",
+        type=Path,
+        help="socket of a running benchmarks.common.backing, which fills up once",
+    )
+    parser.add_argument("--only", nargs="*", default=(), help="subjects, where not all are asked")
+    parser.add_argument("--resume", action="store_true", help="keep what the output holds already")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{question.name}.json")
     return parser.parse_args()

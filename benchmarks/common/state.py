@@ -43,8 +43,8 @@ def fill(name: str, tensor: torch.Tensor) -> None:
         tensor.fill_(1.0 + int(number))
         return
     noise, scale = _noise()[: len(tensor)], 1 + int(number) / 512
-    factors = {"weight": scale, "exp_avg": scale * 1e-3, "exp_avg_sq": noise * (scale * 1e-6)}
-    torch.mul(noise, factors[kind], out=tensor)
+    factor = {"weight": 1.0, "exp_avg": 1e-3, "exp_avg_sq": 1e-6}[kind] * scale
+    torch.mul(noise, noise * factor if kind == "exp_avg_sq" else factor, out=tensor)
 
 
 @cache

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common.backing import back_memory
+from benchmarks.common.backing import back_memory, follow
 from benchmarks.common.question import OURS
 from benchmarks.common.state import State, allocate, empty_like, fill, make_state, same
 from benchmarks.peers import PEERS
@@ -105,6 +105,8 @@ def main() -> None:
     trial.folder.mkdir(parents=True, exist_ok=True)
     trial.back_memory()
     figures: Figures = importlib.import_module(module).measure(trial)
+    # What this process frees as it ends is still backed.
+    follow(trial.socket)
     print(json.dumps({"figures": figures, "version": versions(subject)}))
 
 

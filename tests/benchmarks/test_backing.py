@@ -68,3 +68,8 @@ def test_the_process_answers_and_ends_with_the_block(tmp_path: Path) -> None:
         back_memory(socket)
     with pytest.raises(ConnectionRefusedError):
         back_memory(socket)
+
+
+def test_where_no_process_is_nothing_is_asked(tmp_path: Path) -> None:
+    back_memory(tmp_path / "nobody")
+    follow(tmp_path / "nobody")
