@@ -113,6 +113,16 @@ def test_resume_plan_tells_where_bytes_come_from(at: At) -> None:
     assert at("far", "resume-plan", "other").code == ExitCode.NOT_FOUND
 
 
+def test_the_graph_tells_at_which_site_a_term_began(at: At, topology: Path) -> None:
+    with fwstore.open(topology, site="far") as opened, opened.run("gpt").writer() as writer:
+        writer.save(30, make_state(30)).result()
+    for site in ("near", "far"):
+        drawn = at(site, "log", "gpt", "--graph").output
+        assert re.search(r"begun by \S.* at far, after step 20", drawn)
+        assert re.search(r"begun by \S.* at near, from the beginning", drawn)
+        assert [line[0] for line in drawn.splitlines()[1:]] == ["*", "=", "*", "*", "="]
+
+
 def test_a_worker_tells_events_and_writes_metrics(at: At, tmp_path: Path) -> None:
     metrics = tmp_path / "fwstore.prom"
     words = ("replicate", "worker", "--rounds", 2, "--every", "0s", "--metrics", metrics)

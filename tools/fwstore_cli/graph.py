@@ -5,7 +5,7 @@ Invariant: children stand above their parents, and the canonical history is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,20 @@ class Node:
     checkpoint: Checkpoint | None = None
 
 
-def show_graph(session: Session, run: Run, limit: int) -> None:
-    """Answer with the graph of a run."""
+def show_graph(session: Session, run: Run, names: Mapping[str | None, str], limit: int) -> None:
+    """Answer with the graph of a run.
+
+    Args:
+        session: Where the answer goes.
+        run: The run.
+        names: Of sites, by uuid, where there are several.
+        limit: Lines shown at most; 0 for all.
+    """
     terms = run.terms()
     table = make_table("graph", "step", "term", "time", "what", right=("step", "term"))
     lines = draw(terms)
     for line, node in first(lines, limit):
-        table.add_row(line, *(_words(node) if node else ()))
+        table.add_row(line, *(_words(node, names) if node else ()))
     session.emit([_row(term) for term in reversed(terms)], table)
     if limit and len(lines) > limit:
         session.say(f"{len(lines) - limit} lines are not shown; see --limit")
@@ -100,13 +107,14 @@ def _join(lanes: list[str], name: str) -> Iterator[str]:
             yield "".join(line)
 
 
-def _words(node: Node) -> tuple[str, str, str, str]:
+def _words(node: Node, names: Mapping[str | None, str]) -> tuple[str, str, str, str]:
     """Return what people read beside a node."""
     term, saved = node.term, node.checkpoint
     if saved is not None:
         return str(saved.step), str(term.number), show_time(saved.wall_time), show_metrics(saved)
     after = "from the beginning" if term.after is None else f"after step {term.after.step}"
-    return "", str(term.number), show_time(term.wall_time), f"begun by {term.holder}, {after}"
+    at = f" at {names[term.home]}" if term.home in names else ""
+    return "", str(term.number), show_time(term.wall_time), f"begun by {term.holder}{at}, {after}"
 
 
 def _row(term: TermDescription) -> dict[str, Any]:

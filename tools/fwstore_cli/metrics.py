@@ -5,7 +5,7 @@ Invariant: a file of metrics is whole at every moment: it is replaced by a renam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from fwstore import Lag, ReplicationReport, Repository, RepositoryStatus
 from fwstore_migrate.files import local_failure
 
 Labels = Mapping[str, str]
+Samples = Sequence[tuple[Labels, float | None]]
 
 
 @dataclass(frozen=True)
@@ -20,26 +21,22 @@ class Metric:
     """One family of samples.
 
     Attributes:
-        name: With the prefix of all.
+        name: Of the family.
         kind: "gauge" or "counter".
         about: What it is, for people.
-        samples: Labels and values.
+        samples: Labels and values; without a value there is nothing to tell.
     """
 
     name: str
     kind: str
     about: str
-    samples: list[tuple[Labels, float]] = field(default_factory=list)
+    samples: Samples
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines of the exposition format."""
-        if not self.samples:
-            return
-        yield f"# HELP {self.name} {self.about}"
-        yield f"# TYPE {self.name} {self.kind}"
-        for labels, value in self.samples:
-            shown = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
-            yield f"{self.name}{{{shown}}} {value:.17g}" if shown else f"{self.name} {value:.17g}"
+    def lines(self) -> list[str]:
+        """Return the lines of the exposition format."""
+        told = [(_shown(labels), value) for labels, value in self.samples if value is not None]
+        head = [f"# HELP {self.name} {self.about}", f"# TYPE {self.name} {self.kind}"]
+        return [*head, *(f"{self.name}{labels} {value:.17g}" for labels, value in told)]
 
 
 @dataclass
@@ -92,116 +89,94 @@ def write_metrics(path: Path, text: str) -> None:
 
 
 def _of_rounds(totals: Totals) -> list[Metric]:
-    def one(name: str, kind: str, about: str, value: float) -> Metric:
-        return Metric(f"fwstore_replication_{name}", kind, about, [({}, value)])
-
     copied = [({"run": run, "source": source}, n) for (run, source), n in totals.copied.items()]
     troubles = [({"run": run, "site": site}, n) for (run, site), n in totals.troubles.items()]
+    about = "Rounds that ended with an error before they could copy."
     return [
-        one("rounds_total", "counter", "Rounds that this worker has ended.", totals.rounds),
-        one(
-            "failed_rounds_total",
-            "counter",
-            "Rounds that ended with an error before they could copy.",
-            totals.failed_rounds,
+        *_counts(totals, about),
+        *_times(totals),
+        _counter("replication_copied_checkpoints", "Checkpoints brought.", copied),
+        _gauge("replication_troubles", "What did not work in the last round.", troubles),
+    ]
+
+
+def _counts(totals: Totals, about: str) -> list[Metric]:
+    return [
+        _counter("replication_rounds", "Rounds that this worker has ended.", [({}, totals.rounds)]),
+        _counter("replication_failed_rounds", about, [({}, totals.failed_rounds)]),
+    ]
+
+
+def _times(totals: Totals) -> list[Metric]:
+    ended: Samples = [({}, totals.last_round_at)]
+    return [
+        _gauge(
+            "replication_round_seconds", "Length of the last round.", [({}, totals.last_round_s)]
         ),
-        one("round_seconds", "gauge", "Length of the last round.", totals.last_round_s),
-        one(
-            "last_round_timestamp_seconds",
-            "gauge",
-            "When the last round ended.",
-            totals.last_round_at,
-        ),
-        Metric(
-            "fwstore_replication_copied_checkpoints_total",
-            "counter",
-            "Checkpoints that this worker has brought.",
-            list(copied),
-        ),
-        Metric(
-            "fwstore_replication_troubles",
-            "gauge",
-            "What did not work in the last round.",
-            list(troubles),
-        ),
+        _gauge("replication_last_round_timestamp_seconds", "When the last round ended.", ended),
     ]
 
 
 def _of_links(repository: Repository) -> list[Metric]:
     links = repository.links
     received = [({"source": name}, n) for name, n in links.bytes_received().items()]
-    rates = links.statistics()
+    rates = [({"source": name}, rate) for name, rate in links.statistics().items()]
+    caps = [(labels, rate.cap) for labels, rate in rates]
+    shares = [(labels, rate.share) for labels, rate in rates]
+    workers = [(labels, rate.workers) for labels, rate in rates]
     return [
-        Metric(
-            "fwstore_link_received_bytes_total",
-            "counter",
-            "Bytes that this process has asked of other sites.",
-            list(received),
-        ),
-        Metric(
-            "fwstore_link_cap_bytes_per_second",
-            "gauge",
-            "What all workers of a link may take together.",
-            [({"source": name}, rate.cap) for name, rate in rates.items()],
-        ),
-        Metric(
-            "fwstore_link_share_bytes_per_second",
-            "gauge",
-            "What this worker may take of it.",
-            [({"source": name}, rate.share) for name, rate in rates.items()],
-        ),
-        Metric(
-            "fwstore_link_workers",
-            "gauge",
-            "Workers that share the link now.",
-            [({"source": name}, rate.workers) for name, rate in rates.items()],
-        ),
+        _counter("link_received_bytes", "Bytes asked of other sites.", received),
+        _gauge("link_cap_bytes_per_second", "What all workers of a link may take.", caps),
+        _gauge("link_share_bytes_per_second", "What this worker may take of it.", shares),
+        _gauge("link_workers", "Workers that share the link now.", workers),
     ]
 
 
 def _of_sites(status: RepositoryStatus) -> list[Metric]:
-    answers = [({"site": s.name}, float(s.silent_since is None)) for s in status.sites]
-    return [Metric("fwstore_site_up", "gauge", "Whether a site answers.", list(answers))]
+    answers = [({"site": site.name}, site.silent_since is None) for site in status.sites]
+    return [_gauge("site_up", "Whether a site answers.", answers)]
 
 
 def _of_lags(lags: tuple[Lag, ...]) -> list[Metric]:
-    def of(lag: Lag) -> dict[str, str]:
-        return {"run": lag.run, "site": lag.site}
+    return [*_newest(lags), *_missing(lags)]
 
-    newest = {lag.run: lag.newest_step for lag in lags}
-    buckets = [({**of(lag), "age": bucket.age}, bucket) for lag in lags for bucket in lag.ages]
+
+def _newest(lags: tuple[Lag, ...]) -> list[Metric]:
+    newest = [({"run": run}, step) for run, step in {n.run: n.newest_step for n in lags}.items()]
+    there = [(_labels(lag), lag.newest_there) for lag in lags]
     return [
-        Metric(
-            "fwstore_newest_step",
-            "gauge",
-            "Newest step of the canonical history at any site.",
-            [({"run": run}, step) for run, step in newest.items() if step is not None],
-        ),
-        Metric(
-            "fwstore_site_newest_step",
-            "gauge",
-            "Newest step of the canonical history that is complete at a site.",
-            [(of(lag), lag.newest_there) for lag in lags if lag.newest_there is not None],
-        ),
-        Metric(
-            "fwstore_site_missing_checkpoints",
-            "gauge",
-            "Checkpoints that are wanted at a site and not there, by age.",
-            [(labels, bucket.checkpoints) for labels, bucket in buckets],
-        ),
-        Metric(
-            "fwstore_site_missing_bytes",
-            "gauge",
-            "Bytes that were written for them.",
-            [(labels, bucket.bytes_new) for labels, bucket in buckets],
-        ),
-        Metric(
-            "fwstore_site_forecast_seconds",
-            "gauge",
-            "When nothing would be missing, at the rate at which checkpoints arrived lately.",
-            [(of(lag), lag.forecast_s) for lag in lags if lag.forecast_s is not None],
-        ),
+        _gauge("newest_step", "Newest step of the canonical history at any site.", newest),
+        _gauge("site_newest_step", "Newest step of it that is complete at a site.", there),
     ]
+
+
+def _missing(lags: tuple[Lag, ...]) -> list[Metric]:
+    ages = [({**_labels(lag), "age": one.age}, one) for lag in lags for one in lag.ages]
+    counts = [(labels, bucket.checkpoints) for labels, bucket in ages]
+    sizes = [(labels, bucket.bytes_new) for labels, bucket in ages]
+    forecasts = [(_labels(lag), lag.forecast_s) for lag in lags]
+    return [
+        _gauge("site_missing_checkpoints", "Checkpoints wanted at a site and not there.", counts),
+        _gauge("site_missing_bytes", "Bytes that were written for them.", sizes),
+        _gauge("site_forecast_seconds", "When nothing would be missing any more.", forecasts),
+    ]
+
+
+def _labels(lag: Lag) -> Labels:
+    return {"run": lag.run, "site": lag.site}
+
+
+def _counter(name: str, about: str, samples: Samples) -> Metric:
+    return Metric(f"fwstore_{name}_total", "counter", about, samples)
+
+
+def _gauge(name: str, about: str, samples: Samples) -> Metric:
+    return Metric(f"fwstore_{name}", "gauge", about, samples)
+
+
+def _shown(labels: Labels) -> str:
+    inside = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
+    return f"{{{inside}}}" if inside else ""
 
 
 def _escaped(text: str) -> str:

@@ -17,6 +17,7 @@ from fwstore import (
 from fwstore_cli.exits import ExitCode
 from fwstore_cli.session import Session, command, make_table, need_step
 from fwstore_cli.sites import RunsOption
+from fwstore_cli.words import site_names
 from fwstore_cli.worker import Worker, WorkerOptions
 
 EveryOption = Annotated[
@@ -81,7 +82,7 @@ def plan(session: Session, run: RunsOption = None) -> None:
     """Show what would be brought, in which order and from where, and what would not, with why."""
     with session.repository() as repository:
         plans = repository.replication.plan(run)
-        names = {site.uuid: site.name for site in repository.status(runs=()).sites}
+        names = site_names(repository)
     table = make_table("run", "step", "", "why", "from", "written", right=("step", "written"))
     rows = [_plan_row(one, names) for one in plans]
     for row in rows:

@@ -20,7 +20,7 @@ from fwstore_cli.session import (
     make_facts,
     make_table,
 )
-from fwstore_cli.words import checkpoint_row, show_metrics, show_time
+from fwstore_cli.words import checkpoint_row, show_metrics, show_time, site_names
 
 
 def add_show_commands(app: typer.Typer) -> None:
@@ -132,7 +132,7 @@ def log(
     with session.repository() as repository:
         found = find_run(repository, run)
         if graph:
-            show_graph(session, found, limit)
+            show_graph(session, found, site_names(repository), limit)
             return
         entries = list(found.log())[-limit:]
     table = make_table("slot", "time", "term", "kind", "", "what", right=("slot", "term"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from fwstore import Checkpoint
+from fwstore import Checkpoint, Repository
 
 
 def checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -21,6 +21,13 @@ def checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
         "saved": checkpoint.wall_time,
         "metrics": dict(checkpoint.metrics),
     }
+
+
+def site_names(repository: Repository) -> dict[str | None, str]:
+    """Return the names of sites by uuid; nothing where there is but one."""
+    if len(repository.topology.sites) == 1:
+        return {}
+    return {site.uuid: site.name for site in repository.status(runs=()).sites}
 
 
 def show_time(seconds: float) -> str:
