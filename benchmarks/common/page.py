@@ -5,6 +5,7 @@ Invariant: what is missed, tied or lost stands first, and nobody who was to be m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.common.results import Results
@@ -34,8 +35,9 @@ _HEAD = """\
 # Benchmarks
 
 Made by `make bench`; do not edit. Every repeat is a fresh process with a fresh state, in an order that is shuffled and
-then reversed; memory is backed by a second process before every timed phase; cells are medians ± half the range.
-Figures are ratios within one run: another machine gives other seconds. fwstore's checks are all on."""
+then reversed; memory is kept backed by a second process; cells are medians ± half the range.
+Figures are ratios within one run: another machine gives other seconds. fwstore's checks are all on. Why a mark is
+missed stands in [performance.md](performance.md)."""
 _NOT_MET: tuple[Judgement, ...] = ("missed", "within noise", "not measured")
 
 
@@ -117,8 +119,12 @@ def _section(result: Results, plot: str | None) -> str:
 
 
 def _settings(result: Results) -> str:
-    state = f"State: {result.gigabytes:g} GB; repeats" if result.gigabytes else "Repeats"
-    return f"{state}: {result.repeats}."
+    counts = Counter(row["subject"] for row in result.rows).values()
+    low, high = min(counts), max(counts)
+    repeats = f"{low}" if low == high else f"{low} to {high}"
+    if not result.gigabytes:
+        return f"Repeats: {repeats}."
+    return f"State: {result.gigabytes:g} GB; repeats: {repeats}."
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -75,3 +75,9 @@ def test_results_survive_the_way_to_a_file(tmp_path: Path) -> None:
     written = results(1.3, {"gone": "why"})
     write_results(written, tmp_path / "deep" / "durable.json")
     assert list(read_results(tmp_path / "deep")) == [written]
+
+
+def test_repeats_are_counted_and_not_taken_for_granted() -> None:
+    one = results(1.2)
+    more = Results(**{**vars(one), "rows": [*one.rows, one.rows[0]], "repeats": 5})
+    assert "repeats: 1 to 2." in page([more], {})
