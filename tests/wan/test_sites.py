@@ -11,6 +11,8 @@ import pytest
 import fwstore
 from fwstore.base.errors import Conflict, InvalidInput, NotFound, Unavailable
 from fwstore.log.site import Site
+from fwstore.sched import Runtime
+from fwstore.store.base import Store
 from fwstore.wan.sites import Silence
 from support.lineages import keys_under
 from support.topologies import Places, places
@@ -227,6 +229,26 @@ def test_a_silent_site_is_told_of_once_and_asked_again_after_a_pause(sites: Plac
         repository.sites._known["b"].ask_again = 0.0
         assert silent_of(repository) == []
     assert len([w for w in told if "site b is silent" in str(w.message)]) == 1
+
+
+def test_every_site_is_opened_with_the_credentials_that_belong_to_it(
+    sites: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = sites.file.read_text()
+    sites.file.write_text(text.replace("[sites.b]", '[sites.b]\nprofile = "far"'))
+    profiles: dict[str, str | None] = {}
+
+    def open_far(url: str, runtime: Runtime, options: object) -> Store:
+        name = next(name for name, known in sites.urls.items() if known == url)
+        profiles[name] = runtime.environment.text("AWS_PROFILE")
+        assert runtime.limits.request_timeout_s == runtime.limits.site_timeout_s
+        return sites.store(name)
+
+    monkeypatch.setattr("fwstore.wan.sites.open_store", open_far)
+    with sites.open("a") as repository:
+        save(repository, 1)
+        assert repository.runtime.environment.text("AWS_PROFILE") is None
+    assert profiles == {"b": "far", "w": None}
 
 
 def test_a_store_opened_by_its_address_is_a_site_alone(tmp_path: Path) -> None:
