@@ -169,7 +169,7 @@ class Replication:
             site=self.repository.site,
             step=entry.step,
             snapshot=entry.id,
-            wall_time=entry.wall_time,
+            wall_time=found.saved[entry.id].wall_time,
             sources=sources,
             wan_bytes=sum(source.size_bytes for source in links),
             seconds=max((s for s in slowest if s is not None), default=0.0)

@@ -119,7 +119,10 @@ def lag_of(view: SiteView, now: float) -> Lag:
         view: What is known of it.
         now: Seconds since the Unix epoch.
     """
-    missing = tuple(_missing(transfer, now) for transfer in view.plan.transfers)
+    missing = tuple(
+        _missing(transfer, view.saved.get(transfer.snapshot, transfer.entry), now)
+        for transfer in view.plan.transfers
+    )
     rate = measured_rate(view.there, view.saved)
     there = [entry.step for entry in view.chain if entry.id in view.there]
     wanted = sum(one.bytes_new for one in missing)
@@ -154,8 +157,7 @@ def measured_rate(
     return statistics.median(rates[-_MEASURED:]) if rates else None
 
 
-def _missing(transfer: Transfer, now: float) -> Missing:
-    entry = transfer.entry
+def _missing(transfer: Transfer, entry: SnapshotEntry, now: float) -> Missing:
     return Missing(
         snapshot=transfer.snapshot,
         step=transfer.step,

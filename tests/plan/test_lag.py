@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,13 @@ def test_ages_and_steps() -> None:
     assert [one.step for one in lag.missing] == [40, 30, 20]
     assert [bucket.checkpoints for bucket in lag.ages] == [1, 1, 0, 1, 0]
     assert (lag.missing[0].age_s, lag.missing[0].bytes_logical) == (60, 1000)
+
+
+def test_the_age_is_that_of_the_save_and_not_of_a_copy() -> None:
+    saved, copied = entry(1, NOW - 500), entry(1, NOW - 5, source=SITE)
+    transfer = Transfer(copied.id, copied.step, Priority.NEWEST, "newest", ((SITE, copied),))
+    seen = replace(view([saved], [], []), plan=ReplicationPlan((transfer,), ()))
+    assert lag_of(seen, NOW).missing[0].age_s == 500
 
 
 def test_a_site_that_has_everything() -> None:
