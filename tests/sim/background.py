@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from unittest import mock
 
+from fwstore.sched import InlineScheduler
 from fwstore.sched.inline import InlineEvent, InlineLock
 from sim.baton import Baton
-from support.faults import Crash
 
 if TYPE_CHECKING:
     from sim.process import Process
@@ -38,11 +38,11 @@ class Background:
         future: Future[R] = Future()
 
         def work() -> None:
-            try:
-                future.set_result(function(*args))
-            except Crash:
-                raise
-            except BaseException as error:  # noqa: BLE001 - a future carries every error to whoever waits
+            done = InlineScheduler().submit(function, *args)
+            error = done.exception()
+            if error is None:
+                future.set_result(done.result())
+            else:
                 future.set_exception(error)
 
         self._process.begin(name, work)

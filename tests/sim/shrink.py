@@ -22,10 +22,10 @@ def check(play: Play, seed: int, *, bug: str = "") -> World:
     Raises:
         Failed: With seed, faults and command.
     """
-    try:
-        return play(seed, None)
-    except Exception as error:  # noqa: BLE001 - whatever ends a play is a failure to be shrunk and told
-        first = error
+    played: list[World] = []
+    first = failure_of(lambda seed, only: played.append(play(seed, only)), seed)
+    if first is None:
+        return played[0]
     faults, last = shrink(play, seed, first)
     kept = ",".join(faults) or "none"
     name = f" --bug '{bug}'" if bug else ""
@@ -67,10 +67,14 @@ def drawn(play: Play, seed: int) -> list[str]:
     return struck
 
 
-def failure_of(play: Play, seed: int, only: Container[str] | None = None) -> Exception | None:
+def failure_of(
+    play: Callable[[int, Container[str] | None], object],
+    seed: int,
+    only: Container[str] | None = None,
+) -> Exception | None:
     """Return how a play fails when only some faults may strike, None when it holds."""
     try:
         play(seed, only)
-    except Exception as error:  # noqa: BLE001 - see `check`
+    except Exception as error:  # noqa: BLE001 - whatever ends a play is a failure
         return error
     return None
