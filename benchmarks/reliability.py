@@ -27,8 +27,10 @@ def read_figures() -> dict[str, Any]:
 
 def write_figures(figures: Mapping[str, Any]) -> None:
     """Write the figures, and the page that is made of them."""
-    FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(composed(PAGE.read_text(), figures))
+    text = json.dumps(figures, indent=1, sort_keys=True) + "\n"
+    FIGURES.write_text(text)
+    # In the order of the file, so that the page can be made of it again.
+    PAGE.write_text(composed(PAGE.read_text(), json.loads(text)))
 
 
 def gathered(figures: Mapping[str, Any], notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
