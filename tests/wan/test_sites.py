@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -231,9 +232,7 @@ def test_a_silent_site_is_told_of_once_and_asked_again_after_a_pause(sites: Plac
     assert len([w for w in told if "site b is silent" in str(w.message)]) == 1
 
 
-def test_every_site_is_opened_with_the_credentials_that_belong_to_it(
-    sites: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_site_is_opened_with_the_credentials_that_belong_to_it(sites: Places) -> None:
     text = sites.file.read_text()
     sites.file.write_text(text.replace("[sites.b]", '[sites.b]\nprofile = "far"'))
     profiles: dict[str, str | None] = {}
@@ -244,8 +243,8 @@ def test_every_site_is_opened_with_the_credentials_that_belong_to_it(
         assert runtime.limits.request_timeout_s == runtime.limits.site_timeout_s
         return sites.store(name)
 
-    monkeypatch.setattr("fwstore.wan.sites.open_store", open_far)
-    with sites.open("a") as repository:
+    # Undone before the fixture undoes its own, which a monkeypatch would not be.
+    with mock.patch("fwstore.wan.sites.open_store", open_far), sites.open("a") as repository:
         save(repository, 1)
         assert repository.runtime.environment.text("AWS_PROFILE") is None
     assert profiles == {"b": "far", "w": None}
