@@ -22,7 +22,7 @@ from rich.table import Table
 import fwstore
 from fwstore_demo.jobs import Event, JobFailed
 from fwstore_demo.places import TRAINING_SITES, Sites
-from fwstore_demo.story import Leg, Story, Trace, compare
+from fwstore_demo.story import EVERY, Leg, Story, Trace, compare
 
 HOME, OTHER = TRAINING_SITES
 CUT_AFTER = 4
@@ -91,7 +91,9 @@ class SitesStory:
         home, other = self.at[HOME], self.at[OTHER]
         times: dict[int, float] = {}
 
-        def watch(event: Event) -> None:
+        due = {("saved", LOST_AT - EVERY), ("saving", LOST_AT)}
+
+        def watch(event: Event) -> bool:
             if event["event"] == "step":
                 loss.trained = int(event["step"])
             if event["event"] == "saved":
@@ -100,10 +102,14 @@ class SitesStory:
                     self._await(OTHER, run, CUT_AFTER)
                     self._places.cut(HOME)
                     home.say(f"  step {CUT_AFTER} has come to {OTHER}; the WAN is cut")
+            due.discard((event["event"], int(event.get("step", -1))))
+            # Killed while a save is under way, and not before there is one that nobody else knows of.
+            return kill and not due
 
         if kill:
+            never = self._beside_topologies("never")
             with self.worker(OTHER):
-                home.train(Leg(run, 2, hold=LOST_AT), trace, watch)
+                home.train(Leg(run, 2, hold=LOST_AT, until=str(never)), trace, watch)
             self._go_on(run, trace, times, loss)
             self._heal(run)
         else:
@@ -115,16 +121,19 @@ class SitesStory:
         self.crossed.clear()
         return loss
 
+    def _beside_topologies(self, name: str) -> Path:
+        return Path(self._places.topologies[HOME]).with_name(name)
+
     def _zombie(
         self,
         run: str,
         trace: Trace,
         times: dict[int, float],
         loss: Loss,
-        watch: Callable[[Event], None],
+        watch: Callable[[Event], object],
     ) -> None:
         home = self.at[HOME]
-        gate = Path(self._places.topologies[HOME]).with_name("go-on")
+        gate = self._beside_topologies("go-on")
         zombie = Trace()
 
         def then(event: Event) -> None:

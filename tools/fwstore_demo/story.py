@@ -105,7 +105,7 @@ class Story:
         Args:
             leg: What it does.
             trace: Notes what the job does.
-            watch: Told of every event of rank 0; the job may stand still meanwhile.
+            watch: Told of every event of rank 0; the job may stand still meanwhile. True kills the job.
         """
         job = Job(
             store=self._url,
@@ -123,8 +123,8 @@ class Story:
             listen = self._listener(trace, leg, first, status.update)
 
             def on_event(event: Event) -> bool:
-                watch(event)
-                return listen(event)
+                ended = watch(event) is True
+                return listen(event) or ended
 
             run_job(job, on_event)
         self.say(f"  {leg.ranks} ranks from step {first[0]}: {time.monotonic() - started:.0f} s")
