@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,7 @@ class Job:
         ranks: Processes.
         steps: Train up to this step.
         every: Steps between saves.
-        hold: Stand still after this step, to be killed while its save is under way.
-        until: The file that lets the job go on from there; without one it stands for ever.
+        stands: After which steps it stands still until which file is there.
         environment: Added to the environment of every rank.
     """
 
@@ -38,16 +37,15 @@ class Job:
     ranks: int
     steps: int
     every: int
-    hold: int | None = None
-    until: str | None = None
+    stands: Mapping[int, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self) -> list[str]:
         """Return the command of one rank."""
         options = ["--store", self.store, "--run", self.run]
         options += ["--steps", str(self.steps), "--every", str(self.every)]
-        options += [] if self.hold is None else ["--hold", str(self.hold)]
-        options += [] if self.until is None else ["--until", self.until]
+        for step, path in self.stands.items():
+            options += ["--stand", f"{step}={path}"]
         return [sys.executable, "-m", "fwstore_demo.train", *options]
 
 

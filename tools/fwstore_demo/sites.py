@@ -22,7 +22,7 @@ from rich.table import Table
 import fwstore
 from fwstore_demo.jobs import Event, JobFailed
 from fwstore_demo.places import TRAINING_SITES, Sites
-from fwstore_demo.story import EVERY, Leg, Story, Trace, compare
+from fwstore_demo.story import EVERY, NEVER, Leg, Story, Trace, compare
 
 HOME, OTHER = TRAINING_SITES
 CUT_AFTER = 4
@@ -92,6 +92,7 @@ class SitesStory:
         times: dict[int, float] = {}
 
         due = {("saved", LOST_AT - EVERY), ("saving", LOST_AT)}
+        cut = self._gate(f"{run}-cut")
 
         def watch(event: Event) -> bool:
             if event["event"] == "step":
@@ -102,18 +103,18 @@ class SitesStory:
                     self._await(OTHER, run, CUT_AFTER)
                     self._places.cut(HOME)
                     home.say(f"  step {CUT_AFTER} has come to {OTHER}; the WAN is cut")
+                    cut.touch()
             due.discard((event["event"], int(event.get("step", -1))))
             # Killed while a save is under way, and not before there is one that nobody else knows of.
             return kill and not due
 
         if kill:
-            never = self._beside_topologies("never")
             with self.worker(OTHER):
-                home.train(Leg(run, 2, hold=LOST_AT, until=str(never)), trace, watch)
+                home.train(Leg(run, 2, stands={CUT_AFTER: str(cut), LOST_AT: NEVER}), trace, watch)
             self._go_on(run, trace, times, loss)
             self._heal(run)
         else:
-            self._zombie(run, trace, times, loss, watch)
+            self._zombie(run, trace, times, loss, cut, watch)
         other.say("  compared with the undisturbed run:")
         compare(other, reference, trace)
         logical = next(iter(trace.saves.values()))["logical"]
@@ -121,7 +122,8 @@ class SitesStory:
         self.crossed.clear()
         return loss
 
-    def _beside_topologies(self, name: str) -> Path:
+    def _gate(self, name: str) -> Path:
+        """Return a file that lets a job go on when it is there."""
         return Path(self._places.topologies[HOME]).with_name(name)
 
     def _zombie(
@@ -130,10 +132,11 @@ class SitesStory:
         trace: Trace,
         times: dict[int, float],
         loss: Loss,
+        cut: Path,
         watch: Callable[[Event], object],
     ) -> None:
         home = self.at[HOME]
-        gate = self._beside_topologies("go-on")
+        gate = self._gate("go-on")
         zombie = Trace()
 
         def then(event: Event) -> None:
@@ -148,7 +151,8 @@ class SitesStory:
         fenced = False
         with self.worker(OTHER):
             try:
-                home.train(Leg(run, 2, hold=LOST_AT + 1, until=str(gate)), zombie, then)
+                stands = {CUT_AFTER: str(cut), LOST_AT + 1: str(gate)}
+                home.train(Leg(run, 2, stands=stands), zombie, then)
             except JobFailed as error:
                 fenced = "Fenced" in str(error)
         home.check(fenced, f"the job that was left running at {HOME} stops as Fenced")

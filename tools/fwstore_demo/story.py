@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -21,6 +21,8 @@ EVERY = 2
 KILL_AT = 6
 SECOND_STOP = 10
 LOSS_RTOL = 1e-5
+# A file that no job sees come: it stands until it is killed.
+NEVER = "/nonexistent/go-on"
 
 
 @dataclass
@@ -67,15 +69,13 @@ class Leg:
         run: Name of the run.
         ranks: Processes.
         steps: Train up to this step.
-        hold: Stand still while the save of this step is under way, and be killed,
-        until: unless this file is given: then go on when it is there.
+        stands: After which steps it stands still until which file is there.
     """
 
     run: str
     ranks: int
     steps: int = STEPS
-    hold: int | None = None
-    until: str | None = None
+    stands: Mapping[int, str] = field(default_factory=dict)
 
 
 class Story:
@@ -113,8 +113,7 @@ class Story:
             ranks=leg.ranks,
             steps=leg.steps,
             every=EVERY,
-            hold=leg.hold,
-            until=leg.until,
+            stands=leg.stands,
             environment=self._environment,
         )
         first = [0]
@@ -123,8 +122,8 @@ class Story:
             listen = self._listener(trace, leg, first, status.update)
 
             def on_event(event: Event) -> bool:
-                ended = watch(event) is True
-                return listen(event) or ended
+                listen(event)
+                return watch(event) is True
 
             run_job(job, on_event)
         self.say(f"  {leg.ranks} ranks from step {first[0]}: {time.monotonic() - started:.0f} s")
@@ -132,8 +131,8 @@ class Story:
 
     def _listener(
         self, trace: Trace, leg: Leg, first: list[int], update: Callable[[str], None]
-    ) -> Callable[[Event], bool]:
-        def listen(event: Event) -> bool:
+    ) -> Callable[[Event], None]:
+        def listen(event: Event) -> None:
             trace.take(event, leg.ranks)
             if event["event"] == "start":
                 first[0] = int(event["step"])
@@ -142,10 +141,13 @@ class Story:
                 update(
                     f"step {step} of {STEPS} on {leg.ranks} ranks, loss {trace.losses[step]:.4f}"
                 )
-            held = event["event"] == "saving" and int(event["step"]) == leg.hold
-            return held and leg.until is None
 
         return listen
+
+
+def begins_to_save(step: int) -> Callable[[Event], bool]:
+    """Return what ends a job when it begins to save a step."""
+    return lambda event: event["event"] == "saving" and int(event["step"]) == step
 
 
 def tell(url: str, environment: dict[str, str], console: Console) -> bool:
@@ -164,7 +166,7 @@ def tell(url: str, environment: dict[str, str], console: Console) -> bool:
     story.say("[bold]1. A run that is never disturbed, for comparison[/]")
     story.train(Leg("reference", 2), reference)
     story.say(f"[bold]2. The same run, killed with SIGKILL during the save of step {KILL_AT}[/]")
-    story.train(Leg("gpt", 2, hold=KILL_AT), trace)
+    story.train(Leg("gpt", 2, stands={KILL_AT: NEVER}), trace, begins_to_save(KILL_AT))
     repository = fwstore.open(url)
     run = repository.run("gpt")
     newest = run.latest().step

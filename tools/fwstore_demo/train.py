@@ -94,6 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     repository = fwstore.open(arguments.store)
     handles: list[SaveHandle] = []
     pending: list[SaveHandle] = []
+    stands = dict(arguments.stand)
     with Saver(
         repository.run(arguments.run), parts=parts, every=arguments.every, keep=fwstore.Keep(last=2)
     ) as saver:
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
                 pending.append(handle)
                 report(event="saving", step=step)
             report_durable(pending)
-            stand_still(arguments, step, pending)
+            stand_still(stands, step, pending)
         report_durable(pending, wait=True)
     for handle in handles:
         report(event="freed", step=handle.step, freed=handle.statistics().bytes_freed)
@@ -128,13 +129,17 @@ def report_start(saver: Saver, start: int, model: nn.Module) -> None:
     )
 
 
-def stand_still(arguments: argparse.Namespace, step: int, pending: list[SaveHandle]) -> None:
-    """Stand still after a step until the demo kills the job or lets it go on; saves go on meanwhile."""
-    if arguments.hold is None or step != int(arguments.hold):
-        return
-    while not (arguments.until and Path(arguments.until).exists()):
+def stand_still(stands: dict[int, Path], step: int, pending: list[SaveHandle]) -> None:
+    """Stand still after a step until its file is there; saves go on meanwhile."""
+    while step in stands and not stands[step].exists():
         report_durable(pending)
         time.sleep(0.05)
+
+
+def parse_stand(text: str) -> tuple[int, Path]:
+    """Return step and file of ``STEP=FILE``."""
+    step, _, path = text.partition("=")
+    return int(step), Path(path)
 
 
 def main() -> None:
@@ -144,8 +149,14 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--every", type=int, required=True)
-    parser.add_argument("--hold", help="stand still after this step")
-    parser.add_argument("--until", help="until this file is there; without one, for ever")
+    parser.add_argument(
+        "--stand",
+        action="append",
+        default=[],
+        type=parse_stand,
+        metavar="STEP=FILE",
+        help="stand still after a step until a file is there; may be repeated",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
     dist.init_process_group("gloo")
