@@ -121,11 +121,8 @@ class Run(RunHistory):
             else pin_references(borrowed, access, term, self._repository.borrowed(borrowed)),
             after_commit=self._repository.retention(access, keep),
         )
-        began = None
-        if announced.base is not None:
-            reads = access if announced.lends else self._repository.through(access)
-            began = Checkpoint(reads, announced.base)
-        return make_writer(session, self._repository.pool, settings, began, term)
+        base_found = self._base(access, announced)
+        return make_writer(session, self._repository.pool, settings, base_found, term)
 
     def fork(self, name: str, *, at: int | None = None) -> Run:
         """Create another run that begins with a checkpoint of this one; no tensor byte is copied.
@@ -291,6 +288,13 @@ class Run(RunHistory):
             annotations=annotations or {},
         )
         return Checkpoint(access, entry)
+
+    def _base(self, access: LogAccess, announced: JobAnnouncement) -> Checkpoint | None:
+        """Return what the term continues, read from other sites where this one has not all of it."""
+        if announced.base is None:
+            return None
+        reads = access if announced.lends else self._repository.through(access)
+        return Checkpoint(reads, announced.base)
 
     def _meet(
         self, channel: Coordinator, base: Checkpoint | None
