@@ -289,8 +289,8 @@ class SeveralSites:
 
 
 def _whereabouts(found: RunFolds, site: str, snapshot: str, policy: Policy | None) -> Whereabouts:
-    own = found.folds.get(site)
-    here = site in found.holders(snapshot)
+    entry = found.offering(snapshot).get(site)
+    here = entry is not None and not entry.holds
     return Whereabouts(
         site=site,
         step=_step(snapshot),
@@ -299,7 +299,7 @@ def _whereabouts(found: RunFolds, site: str, snapshot: str, policy: Policy | Non
         verdict=_verdict(found, site, snapshot, policy)
         if not here
         else "saved there"
-        if own is not None and own.entries[snapshot].source is None
+        if entry is not None and entry.source is None
         else "copied there",
     )
 

@@ -23,6 +23,7 @@ from fwstore.care.problems import VerifyReport
 from fwstore.care.verify import VerifyOptions
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.adapter import default_adapters
+from fwstore.checkpoint.outposts import Outposts
 from fwstore.checkpoint.references import Reference
 from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.codec.hashing import ContentHash
@@ -53,6 +54,7 @@ from fwstore.wan.heard import Listener
 from fwstore.wan.links import Links
 from fwstore.wan.offers import Offers
 from fwstore.wan.once import OncePerSite
+from fwstore.wan.posts import Posts
 from fwstore.wan.pull import Puller
 from fwstore.wan.sites import Sites, for_site
 from fwstore.wan.through import Bringer, ThroughStore
@@ -117,6 +119,7 @@ class Repository(SeveralSites):
         self.pool = BufferPool(map_shared)
         self.sites = Sites(topology, local, self.store, self.runtime, self._hash.key_id)
         self.links = Links(topology, local.name, self.store, self.runtime)
+        self.posts = Posts(self.sites, self.store, self.runtime, self._hear)
         self.replication = Replication(self)
         self._accesses: dict[str, Access] = {}
         self._chronicles: dict[str, Chronicle] = {}
@@ -307,13 +310,20 @@ class Repository(SeveralSites):
         reader = ContentReader(origin, footers, self.pool)
         return replace(access, origin=origin, footers=footers, reader=reader)
 
+    def outposts(self, access: Access, home: str) -> Outposts | None:
+        """Return the other sites at which ranks of a job may write; None for a store alone."""
+        if len(self.topology.sites) == 1:
+            return None
+        log_at = functools.partial(self.posts.log_at, access.keys)
+        return Outposts(access.log, home, log_at, self._hash)
+
     def _store_through(self, access: Access) -> ThroughStore | None:
         """Return the local store with what other sites have of a lineage; made once per process."""
         found = self._through.get(access.lineage)
         lineage = read_lineage(self.store, access.keys)
         if found is None and lineage is not None:
             runtime = replace(self.runtime, limits=self.links.paced(self.runtime.limits))
-            offers = Offers(self.store, lineage, self.sites, self.links, runtime, self._hash)
+            offers = Offers(access.log, lineage, self.sites, self.links, runtime, self._hash)
             puller = Puller(access.log, runtime, self._hash)
             bringer = Bringer(puller, offers.of, OncePerSite(self.store, runtime), runtime)
             found = self._through[access.lineage] = ThroughStore(self.store, bringer)
@@ -362,7 +372,7 @@ class Repository(SeveralSites):
     def _is_whole(self, name: str, entry: SnapshotEntry) -> bool:
         """Return whether the manifest of a snapshot can be read; a job begins with one that can."""
         access = self.find(name)
-        if access is None:
+        if access is None or not self._can_be_whole(entry):
             return False
         try:
             manifest = Checkpoint(self.through(access), entry).manifest
@@ -372,6 +382,18 @@ class Repository(SeveralSites):
             tell(f"{name} does not continue step {entry.step}: {error}")
             return False
         return True
+
+    def _can_be_whole(self, entry: SnapshotEntry) -> bool:
+        """Return whether every site answers that has packs of a snapshot which is complete nowhere."""
+        answering = (
+            {site.uuid for site in self.sites.reachable(keeping=True)} if entry.holds else set()
+        )
+        silent = {held.site for held in entry.holds} - answering - {self.sites.home().uuid}
+        if silent:
+            tell(
+                f"step {entry.step} is not continued: site {', '.join(sorted(silent))} has packs of it and is silent"
+            )
+        return not silent
 
     def _open_access(self, keys: LineageKeys, lineage: str) -> Access:
         origin = Origin(stores=(self.store,), runtime=self.runtime, content_hash=self._hash)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwstore.base.errors import AlreadyExists, InvalidInput
+from fwstore.base.errors import AlreadyExists, FwstoreError, InvalidInput
+from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.codecs import check_choice
 from fwstore.checkpoint.coordinator import (
     Coordinator,
@@ -24,8 +25,10 @@ from fwstore.checkpoint.jobs import (
     await_announcement,
     check_shared,
     make_writer,
+    tell_failure,
 )
 from fwstore.checkpoint.leader import Committer, Draft
+from fwstore.checkpoint.part import HOME
 from fwstore.checkpoint.phases import SaveTicket, commit_save, make_ticket, write_part
 from fwstore.checkpoint.references import Reference, contribution_of_reference, pin_references
 from fwstore.checkpoint.rendezvous import make_coordinator
@@ -108,21 +111,28 @@ class Run(RunHistory):
         access = self._repository.access(announced.name, announced.generation, announced.lineage)
         # Terms are never given twice, so nothing that another writer left at the channel is heard.
         channel = ScopedCoordinator(channel, f"t{announced.term}")
-        if channel.world_size > 1:
-            check_shared(access, announced, channel)
-        session = Session(access=access, coordinator=channel, term=announced.term, codec=codec)
+        site = self._muster(channel, access, announced)
+        continued, lends = self._continued(access, announced, site)
+        session = Session(
+            access=access,
+            coordinator=channel,
+            term=announced.term,
+            codec=codec,
+            site=site,
+            reads=lambda entry: self._reading(access, near=site == HOME and not entry.holds),
+        )
         settings = JobSettings(
             codec=codec,
             bases=[checkpoint.manifest for checkpoint in bases],
-            lends=announced.lends,
+            lends=lends,
             references=borrowed[: len(references or {})],
             foreign=()
             if term is None
             else pin_references(borrowed, access, term, self._repository.borrowed(borrowed)),
+            outposts=self._repository.outposts(access, announced.home),
             after_commit=self._repository.retention(access, keep),
         )
-        base_found = self._base(access, announced)
-        return make_writer(session, self._repository.pool, settings, base_found, term)
+        return make_writer(session, self._repository.pool, settings, continued, term)
 
     def fork(self, name: str, *, at: int | None = None) -> Run:
         """Create another run that begins with a checkpoint of this one; no tensor byte is copied.
@@ -155,7 +165,7 @@ class Run(RunHistory):
             metrics=dict(checkpoint.metrics),
         )
         committer = Committer(session, term, [contribution_of_reference(reference)], foreign)
-        committer.commit(draft, [])
+        committer.commit(draft, {})
         return self._repository.run(name)
 
     def promote(self, branch: str) -> Checkpoint:
@@ -249,13 +259,15 @@ class Run(RunHistory):
     ) -> bytes:
         """Write the pieces that one rank brings to a save; return its contribution for the commit."""
         access = self._repository.access(ticket.name, ticket.generation, ticket.lineage)
+        away = self._repository.posts.away_from(ticket.home, access.keys)
         base = None
         if ticket.base is not None:
-            # What is not on offer here lends nothing: its packs are elsewhere, or may go.
-            entries = {entry.id: entry for entry in access.log.refresh().live()}
+            # What is not complete and on offer here lends nothing: its packs are elsewhere, or may go.
+            entries = {entry.id: entry for entry in access.log.refresh().live() if not entry.holds}
             entry = entries.get(ticket.base)
             base = None if entry is None else Checkpoint(access, entry).manifest
-        return write_part(access, ticket, tensors, rank, base)
+        site = HOME if away is None else away[0].uuid
+        return write_part(access, ticket, tensors, rank, base, site)
 
     def commit_save(
         self,
@@ -286,15 +298,40 @@ class Run(RunHistory):
             {} if state is None else state,
             metrics=metrics or {},
             annotations=annotations or {},
+            outposts=self._repository.outposts(access, ticket.home),
         )
-        return Checkpoint(access, entry)
+        return Checkpoint(self._reading(access, near=not entry.holds), entry)
 
-    def _base(self, access: LogAccess, announced: JobAnnouncement) -> Checkpoint | None:
-        """Return what the term continues, read from other sites where this one has not all of it."""
-        if announced.base is None:
-            return None
-        reads = access if announced.lends else self._repository.through(access)
-        return Checkpoint(reads, announced.base)
+    def _muster(self, channel: Coordinator, access: Access, announced: JobAnnouncement) -> str:
+        """Make sure that this rank belongs to the job; return its site where that is not the home of the job."""
+        if channel.world_size == 1:
+            return HOME
+        away = None
+        try:
+            if channel.rank:
+                away = self._repository.posts.away_from(announced.home, access.keys)
+        except FwstoreError as error:
+            tell_failure(channel, error)
+            raise
+        check_shared(access, access.store if away is None else away[1].store, announced, channel)
+        return HOME if away is None else away[0].uuid
+
+    def _continued(
+        self, access: Access, announced: JobAnnouncement, site: str
+    ) -> tuple[Checkpoint | None, bool]:
+        """Return what the term continues, and whether its packs at this site may be used again."""
+        entry, lends = announced.base, announced.lends
+        if entry is not None and site != HOME:
+            live = {found.id: found for found in access.log.refresh().live()}
+            entry = live.get(entry.id, entry)
+            lends = entry.id in live and not entry.holds
+        if entry is None:
+            return None, lends
+        return Checkpoint(self._reading(access, near=lends), entry), lends
+
+    def _reading(self, access: Access, *, near: bool) -> Access:
+        """Return what reads a snapshot: this site alone where it has all of it, else the others too."""
+        return access if near else self._repository.through(access)
 
     def _meet(
         self, channel: Coordinator, base: Checkpoint | None

@@ -13,6 +13,7 @@ from fwstore.care.orphans import (
     COORDINATION,
     LATE_COPY,
     find_coordination,
+    find_hold_tables,
     find_orphans,
     find_staged,
     late_copies,
@@ -270,11 +271,12 @@ def _renamed(garbage: Iterable[Garbage], reason: str) -> list[Garbage]:
 
 
 def _unnamed(log: Log, fold: Fold) -> list[Garbage]:
-    """Return what no record can ever name: messages of dead jobs, and parts of copies that ended."""
+    """Return what no record can ever name: messages of dead jobs, parts of copies and lists of holds that ended."""
     messages = find_coordination(log, fold)
     return [
         *(Garbage(info.key, info.size, COORDINATION, "", 0, 0) for info in messages),
         *find_staged(log, fold),
+        *find_hold_tables(log, fold),
     ]
 
 

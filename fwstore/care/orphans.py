@@ -24,6 +24,7 @@ DEAD_MANIFEST = "manifest of a save that was never recorded"
 LATE_COPY = "condemned key that turned up again"
 COORDINATION = "message between the ranks of a dead job"
 STAGED_PART = "part of a copy that nobody goes on with"
+HOLD_TABLE = "list of the packs of a hold that has ended"
 
 _COORDINATION_MARGIN_S = 86_400.0
 
@@ -73,6 +74,18 @@ def find_staged(log: Log, fold: Fold) -> Iterator[Garbage]:
             group = _group_of_staged(log, info.key)
             if not any(groups_meet(groups, [GroupRange(group, group)]) for groups in covered):
                 yield Garbage(info.key, info.size, STAGED_PART, "", *group)
+
+
+def find_hold_tables(log: Log, fold: Fold) -> Iterator[Garbage]:
+    """Yield lists of packs whose hold has ended, or was never recorded and never will be."""
+    entries = tuple(fold.entries.values())
+    standing = {*fold.holds, *(held.hold for entry in entries for held in entry.holds)}
+    for info in log.store.list(log.keys.holds):
+        with suppress(Corrupt):
+            term, save, hold = log.keys.parse_hold_table(info.key)
+            dead = fold.closed is not None or is_dead(term, save, fold.newest_term, fold.saves)
+            if dead and hold not in standing:
+                yield Garbage(info.key, info.size, HOLD_TABLE, "", term, save)
 
 
 def _group_of_staged(log: Log, key: str) -> tuple[int, int]:

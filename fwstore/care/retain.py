@@ -26,7 +26,18 @@ def protected(fold: Fold) -> dict[str, str]:
         base = fold.opens[max(fold.opens)].base
         if base is not None:
             reasons.setdefault(base, "base of the open term")
-    return reasons
+    return _partial(fold) | reasons
+
+
+def _partial(fold: Fold) -> dict[str, str]:
+    """Return what stays while packs of the newest snapshots are still at other sites, with why."""
+    chain = history(fold)
+    partial = [entry for entry in chain if entry.holds]
+    whole = [entry for entry in chain if not entry.holds]
+    if not partial:
+        return {}
+    reasons = {entry.id: "newest that is complete here" for entry in whole[:1]}
+    return reasons | {partial[0].id: "not complete here yet"}
 
 
 def plan_retention(fold: Fold, keep: Keep | None, tails_before: float) -> RetentionPlan:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from fwstore.base.config import POSITION_BYTES_MAX
@@ -22,6 +21,7 @@ from fwstore.checkpoint.codecs import CodecPolicy
 from fwstore.checkpoint.grids import Grids, inherited_grids
 from fwstore.checkpoint.handle import SaveStatistics
 from fwstore.checkpoint.known import Known, carry_over, known_from
+from fwstore.checkpoint.part import Part, encode_part
 from fwstore.checkpoint.reserved import (
     STATE_PATH,
     annotation_path,
@@ -46,31 +46,6 @@ from fwstore.format.dtypes import itemsize
 from fwstore.format.paths import TensorPath
 from fwstore.format.state import encode_state
 from fwstore.sched import BufferPool, collection_paused
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class Part(msgspec.Struct, frozen=True, array_like=True):
-    """What a rank sends to the leader: contributions of the state and of its reserved tensors."""
-
-    step: int
-    contributions: tuple[bytes, ...]
-
-
-_decode_part = msgspec.msgpack.Decoder(Part).decode
-
-
-def parse_part(message: bytes) -> Part:
-    """Return the part that a rank sent.
-
-    Raises:
-        Corrupt: The message is malformed.
-    """
-    try:
-        return _decode_part(message)
-    except msgspec.MsgspecError as error:
-        raise Corrupt(f"a rank sent a malformed contribution: {error}") from error
-
 
 _Live = tuple[PlannedSegment, Piece]
 _Source = tuple[PlannedSegment, Piece | StagedSegment]
@@ -411,7 +386,7 @@ class SaveEngine:
             bytes_reused=0,
         )
         messages = (encode_contribution(main), encode_contribution(extra))
-        return _encode(Part(request.step, messages))
+        return encode_part(Part(request.step, messages, self.session.site))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from fwstore.checkpoint.engine import SaveEngine
 from fwstore.checkpoint.leader import AfterCommit, Committer, Leader
 from fwstore.checkpoint.messages import part_key
 from fwstore.checkpoint.outcome import failure_message, read_part
+from fwstore.checkpoint.outposts import Outposts
 from fwstore.checkpoint.references import Reference, contribution_of_reference
 from fwstore.checkpoint.session import CodecChoice, Session
 from fwstore.checkpoint.snapshot import Checkpoint
@@ -38,11 +39,23 @@ _FIRST_SAVE = 1
 
 
 class JobAnnouncement(msgspec.Struct, frozen=True):
-    """What rank 0 tells the others: the lineage, the term, its base, whether that lends packs, and the vote they must see."""
+    """What rank 0 tells the others.
+
+    Attributes:
+        name: Of the lineage.
+        generation: Of the name.
+        lineage: Uuid.
+        home: Uuid of the site of rank 0.
+        term: The term.
+        base: What it continues.
+        lends: Whether the base lends packs at home.
+        vote: The vote that they must see.
+    """
 
     name: str
     generation: int
     lineage: str
+    home: str
     term: int
     base: SnapshotEntry | None
     lends: bool
@@ -59,6 +72,7 @@ class JobSettings:
         lends: Whether the base may lend chunks: its packs are in this store and stay.
         references: Snapshots whose tensors are taken over by reference.
         foreign: Pins that keep packs of other lineages.
+        outposts: The other sites at which ranks may write.
         after_commit: Called on rank 0 after every commit; returns bytes freed.
     """
 
@@ -67,6 +81,7 @@ class JobSettings:
     lends: bool = True
     references: Sequence[Reference] = ()
     foreign: Sequence[Foreign] = ()
+    outposts: Outposts | None = None
     after_commit: AfterCommit = field(default=lambda _: 0)
 
 
@@ -93,6 +108,7 @@ def announce_term(
         name=term.keys.name,
         generation=term.keys.generation,
         lineage=term.lineage,
+        home=home_of(term),
         term=term.number,
         base=term.base,
         lends=term.lends,
@@ -113,28 +129,46 @@ def await_announcement(coordinator: Coordinator, runtime: Runtime) -> JobAnnounc
     return msgspec.msgpack.decode(read_part(message, 0) or b"", type=JobAnnouncement)
 
 
-def check_shared(access: Access, announced: JobAnnouncement, coordinator: Coordinator) -> None:
+def home_of(term: Term) -> str:
+    """Return the uuid of the site at which a term was opened."""
+    return term.log.fold.opens[term.number].home
+
+
+def check_shared(
+    access: Access, home: Store, announced: JobAnnouncement, coordinator: Coordinator
+) -> None:
     """Make sure that this rank sees what rank 0 wrote; where it does not, the first save ends for all.
+
+    Args:
+        access: The lineage at the site of this rank.
+        home: The store of the home of the job, as this rank has it.
+        announced: What rank 0 told.
+        coordinator: How the ranks talk.
 
     Raises:
         InvalidInput: The store of this rank is not the one of rank 0.
     """
     key = access.keys.vote(announced.term)
-    if not _sees(access, key, announced.vote):
+    if not _sees(home, access.runtime, key, announced.vote):
         error = InvalidInput(
-            f"{access.store.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there on rank "
+            f"{home.url} is not shared by all ranks: {key}, which rank 0 wrote, is not there on rank "
             f"{coordinator.rank}; use a directory on a shared file system, or an object store"
         )
-        coordinator.put(part_key(_FIRST_SAVE, coordinator.rank), failure_message(error))
+        tell_failure(coordinator, error)
         raise error
 
 
-def _sees(access: Access, key: str, vote: bytes | None) -> bool:
+def tell_failure(coordinator: Coordinator, error: BaseException) -> None:
+    """Let the first save end for all, because this rank cannot take part."""
+    coordinator.put(part_key(_FIRST_SAVE, coordinator.rank), failure_message(error))
+
+
+def _sees(store: Store, runtime: Runtime, key: str, vote: bytes) -> bool:
     """Return whether a vote is there: an answer that is a little older than the vote is not one of another store."""
     for look in range(_LOOKS):
         if look:
-            access.runtime.clock.sleep(_LOOK_S)
-        if _read_vote(access.store, key) == vote:
+            runtime.clock.sleep(_LOOK_S)
+        if (_read_vote(store, key) or b"") == vote:
             return True
     return False
 
@@ -167,7 +201,7 @@ def make_writer(
     leader = None
     if term is not None:
         referenced = [contribution_of_reference(reference) for reference in settings.references]
-        committer = Committer(session, term, referenced, settings.foreign)
+        committer = Committer(session, term, referenced, settings.foreign, settings.outposts)
         leader = Leader(session, committer, settings.after_commit)
     return Writer(engine, leader, base)
 

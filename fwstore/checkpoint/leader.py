@@ -15,7 +15,6 @@ from fwstore.base.config import VERSION
 from fwstore.base.errors import Conflict, Corrupt, FwstoreError, InvalidInput
 from fwstore.checkpoint.coordinator import wait_for
 from fwstore.checkpoint.endings import Endings
-from fwstore.checkpoint.engine import parse_part
 from fwstore.checkpoint.messages import outcome_key, part_key, vote_key
 from fwstore.checkpoint.outcome import (
     SKIPPED,
@@ -24,14 +23,15 @@ from fwstore.checkpoint.outcome import (
     failure_message,
     read_part,
 )
+from fwstore.checkpoint.outposts import Outposts, packs_elsewhere
+from fwstore.checkpoint.part import BySite, Parts, parse_part
 from fwstore.checkpoint.session import SaveRequest, Session
 from fwstore.content.build import BuiltSnapshot, build_snapshot, write_manifest
 from fwstore.content.contribution import Contribution
-from fwstore.content.gather import Gathering
 from fwstore.content.lineages import keys_of
 from fwstore.format.groups import group_ranges
 from fwstore.format.keys import SnapshotId
-from fwstore.format.record import Commit, Foreign, ObjectRef
+from fwstore.format.record import Commit, Foreign, Held, ObjectRef
 from fwstore.format.root import Root, SnapshotRef
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.term import Term
@@ -68,6 +68,7 @@ class Committer:
         term: Its right to write.
         referenced: Contributions of snapshots taken over by reference.
         foreign: The pins that keep packs of other lineages, beside those that the base of the term has.
+        outposts: The other sites at which ranks write.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class Committer:
         term: Term,
         referenced: Sequence[Contribution] = (),
         foreign: Sequence[Foreign] = (),
+        outposts: Outposts | None = None,
     ) -> None:
         self._session = session
         self._term = term
+        self._outposts = outposts
         self._referenced = tuple(referenced)
         # Chunks found in the base may lie in packs that the base has borrowed.
         inherited = () if term.base is None else term.base.foreign
@@ -88,8 +91,8 @@ class Committer:
             self._foreign[pin.lineage].append(pin)
         self.parent: SnapshotEntry | None = term.base
 
-    def commit(self, draft: Draft, contributions: Sequence[Contribution]) -> Committed:
-        """Write the manifest of a snapshot and append its record.
+    def commit(self, draft: Draft, brought: BySite) -> Committed:
+        """Write the manifest of a snapshot, have held what is at other sites, and append its record.
 
         Raises:
             InvalidInput: Ranks disagree on a tensor, leave a part of one out or bring one twice.
@@ -97,9 +100,10 @@ class Committer:
             Conflict: It refers to bytes that were condemned meanwhile.
         """
         access = self._session.access
-        built = self._build(draft, contributions)
+        built = self._build(draft, [part for parts in brought.values() for part in parts])
         write_manifest(access.store, access.runtime, built)
-        entry = self._term.commit(self._record(draft, built), _own_packs(built))
+        held = self._hold(built.root, brought)
+        entry = self._term.commit(self._record(draft, built, held), _own_packs(built))
         self.parent = entry
         return Committed(entry, built.root.totals)
 
@@ -111,6 +115,17 @@ class Committer:
             raise InvalidInput(
                 f"the ranks and references do not bring every element exactly once: {error.message}"
             ) from error
+
+    def _hold(self, root: Root, brought: BySite) -> tuple[Held, ...]:
+        packs = packs_elsewhere(root.lineage, brought)
+        if not packs:
+            return ()
+        if self._outposts is None:
+            raise InvalidInput(
+                f"ranks wrote at another site than rank 0 ({self._session.access.store.url}), which knows no other: "
+                "open the repository by a topology on every rank"
+            )
+        return self._outposts.hold(root.snapshot, root.term, root.save, packs)
 
     def _root(self, draft: Draft) -> Root:
         access = self._session.access
@@ -130,7 +145,7 @@ class Committer:
             software={"fwstore": VERSION, "python": sys.version.split()[0]},
         )
 
-    def _record(self, draft: Draft, built: BuiltSnapshot) -> Commit:
+    def _record(self, draft: Draft, built: BuiltSnapshot, held: tuple[Held, ...]) -> Commit:
         access, root = self._session.access, built.root
         used = {lineage.uuid for lineage in built.lineages} - {access.lineage}
         groups = built.groups(access.ref) | {(self._term.number, draft.save)}
@@ -149,6 +164,7 @@ class Committer:
             position=None
             if draft.position is None
             else access.content_hash.digest(draft.position).hex(),
+            holds=held,
         )
 
 
@@ -202,11 +218,11 @@ class Leader:
             if parts is not None:
                 self.endings.contributed(request.save, agreed=voted)
 
-    def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> Gathering | None:
+    def _gather(self, request: SaveRequest, own: bytes, *, voted: bool) -> Parts | None:
         """Return what all ranks brought, or None when one skipped the save; it is parsed while more arrives."""
         runtime = self._session.access.runtime
         deadline = runtime.clock.monotonic() + runtime.limits.commit_timeout_s
-        parts = Gathering()
+        parts = Parts()
         steps: list[int] = []
         for rank in range(self._session.world_size):
             stored: bytes | None = own
@@ -217,8 +233,7 @@ class Leader:
                 return None
             part = parse_part(stored)
             steps.append(part.step)
-            for contribution in part.contributions:
-                parts.add(contribution)
+            parts.add(part)
         _check_steps(steps, request)
         return parts
 

@@ -13,8 +13,11 @@ from fwstore.base.errors import AlreadyExists, Fenced, InvalidInput
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.catalogue import make_catalogue
 from fwstore.checkpoint.coordinator import LocalCoordinator
+from fwstore.checkpoint.jobs import home_of
 from fwstore.checkpoint.known import Known, known_from
 from fwstore.checkpoint.leader import Committer, Draft
+from fwstore.checkpoint.outposts import Outposts
+from fwstore.checkpoint.part import HOME, Part, Parts, encode_part, parse_part
 from fwstore.checkpoint.reserved import STATE_PATH, annotation_path, bytes_shard, refuse_reserved
 from fwstore.checkpoint.saveplan import make_plan
 from fwstore.checkpoint.session import Session, finite_metrics
@@ -26,7 +29,6 @@ from fwstore.content.contribution import (
     contribution_of,
     encode_contribution,
 )
-from fwstore.content.gather import Gathering
 from fwstore.content.manifest import Manifest
 from fwstore.content.packing import PackNaming
 from fwstore.content.write import WriteRequest, write_chunks
@@ -49,6 +51,7 @@ class SaveTicket:
         name: Name of the run.
         generation: Generation of the name.
         lineage: Uuid of the run.
+        home: Uuid of the site whose log takes its commit.
         term: The term that was won for this save.
         step: The step to be saved.
         base: Id of the checkpoint that it continues, or None.
@@ -58,6 +61,7 @@ class SaveTicket:
     name: str
     generation: int
     lineage: str
+    home: str
     term: int
     step: int
     base: str | None
@@ -79,6 +83,7 @@ def make_ticket(access: Access, term: Term, step: int | None, *, replace: bool) 
         name=access.keys.name,
         generation=access.keys.generation,
         lineage=access.lineage,
+        home=home_of(term),
         term=term.number,
         step=chosen,
         base=None if term.base is None else term.base.id,
@@ -92,14 +97,16 @@ def write_part(
     tensors: Mapping[TensorPath, Shard],
     rank: int,
     base: Manifest | None,
+    site: str,
 ) -> bytes:
-    """Write the pieces that one rank brings, straight from live memory; return its contribution.
+    """Write the pieces that one rank brings, straight from live memory; return its part.
 
     Pieces without a layout are taken as exclusive: no other rank brings the same elements.
     """
     refuse_reserved(tensors)
     naming = PackNaming(lineage=access.ref, term=ticket.term, save=_ONLY_SAVE, rank=rank)
-    return encode_contribution(_write(access, naming, tensors, base))
+    brought = encode_contribution(_write(access, naming, tensors, base))
+    return encode_part(Part(ticket.step, (brought,), site))
 
 
 def _write(
@@ -130,7 +137,7 @@ def _write(
     )
 
 
-def commit_save(
+def commit_save(  # noqa: PLR0913 - the public face has flat keywords
     access: Access,
     ticket: SaveTicket,
     parts: Sequence[bytes],
@@ -138,6 +145,7 @@ def commit_save(
     *,
     metrics: Mapping[str, float],
     annotations: Mapping[str, bytes],
+    outposts: Outposts | None,
 ) -> SnapshotEntry:
     """Write the manifest of a save and append its record, then give up what it replaces.
 
@@ -155,11 +163,13 @@ def commit_save(
     if inline is None:
         reserved[STATE_PATH] = bytes_shard(encoded)
     extra = _write(access, session.naming(_ONLY_SAVE), reserved, None)
-    brought = Gathering()
+    gathered = Parts()
     for part in parts:
-        brought.add(part)
+        gathered.add(parse_part(part))
+    brought = gathered.finish()
+    brought[HOME].append(extra)
     draft = Draft(save=_ONLY_SAVE, step=ticket.step, state=inline, metrics=finite_metrics(metrics))
-    entry = Committer(session, term).commit(draft, [*brought.finish(), extra]).entry
+    entry = Committer(session, term, outposts=outposts).commit(draft, brought).entry
     _expire(term, ticket.replaces)
     return entry
 

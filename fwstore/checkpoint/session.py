@@ -13,8 +13,11 @@ from typing import Any, Literal
 from fwstore.base.errors import InvalidInput
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.coordinator import Coordinator
+from fwstore.checkpoint.part import HOME
+from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.content.packing import PackNaming
 from fwstore.format.paths import TensorPath
+from fwstore.format.summary import SnapshotEntry
 
 CodecChoice = Literal["raw", "zstd", "auto"]
 Staging = Literal["eager", "lazy"] | Callable[[Any], bool]
@@ -30,12 +33,16 @@ class Session:
         coordinator: How the ranks talk; it knows rank and world size.
         term: The fencing number.
         codec: How chunks are encoded.
+        site: Uuid of the site of this rank where that is not the home of the job.
+        reads: Returns what reads a snapshot that was just committed.
     """
 
     access: Access
     coordinator: Coordinator
     term: int
     codec: CodecChoice = "raw"
+    site: str = HOME
+    reads: Callable[[SnapshotEntry], Access] | None = None
 
     @property
     def rank(self) -> int:
@@ -46,6 +53,10 @@ class Session:
     def world_size(self) -> int:
         """Processes of the job."""
         return self.coordinator.world_size
+
+    def checkpoint(self, entry: SnapshotEntry) -> Checkpoint:
+        """Return a snapshot of this job as this rank reads it."""
+        return Checkpoint(self.access if self.reads is None else self.reads(entry), entry)
 
     def naming(self, save: int) -> PackNaming:
         """Return what the packs of this rank are called in one save."""

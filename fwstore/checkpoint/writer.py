@@ -329,7 +329,7 @@ class Writer:
             return None
         self._engine.learn(prepared)
         _take_totals(statistics, committed.totals)
-        return Checkpoint(self._engine.session.access, committed.entry)
+        return self._engine.session.checkpoint(committed.entry)
 
     def _agree_on_outcome(
         self, request: SaveRequest, prepared: Prepared, part: bytes

@@ -29,6 +29,7 @@ _PACK = re.compile(
 _SNAPSHOT = re.compile(
     r"(?P<step>[0-9]{12,})-t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<token>[0-9a-f]{16})"
 )
+_HOLD_TABLE = re.compile(r"t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<hold>[0-9a-f]{16,64})-[0-9]{5}")
 _CATALOG = re.compile(rf"catalog/{_LINEAGE}")
 
 
@@ -108,6 +109,11 @@ class LineageKeys:
         return f"{self.meta}_snap/"
 
     @property
+    def holds(self) -> str:
+        """Prefix of the lists of packs that holds keep."""
+        return f"{self.meta}_hold/"
+
+    @property
     def hint(self) -> str:
         """Key of the advisory object that names a recent slot."""
         return f"{self.log}hint"
@@ -168,6 +174,22 @@ class LineageKeys:
     def pack_table(self, snapshot: SnapshotId | str, number: int) -> str:
         """Key of one part of a snapshot's pack table."""
         return f"{self.snapshot(snapshot)}packs-{number:05d}"
+
+    def hold_table(self, snapshot: SnapshotId | str, hold: str, number: int) -> str:
+        """Key of one part of the list of packs that a hold keeps for a snapshot."""
+        found = parse_snapshot_id(str(snapshot))
+        return f"{self.holds}t{found.term}-s{found.save}-{hold}-{number:05d}"
+
+    def parse_hold_table(self, key: str) -> tuple[int, int, str]:
+        """Return term, save and token of the hold to which a part of a list belongs.
+
+        Raises:
+            Corrupt: It is not the key of one.
+        """
+        match = _HOLD_TABLE.fullmatch(key.removeprefix(self.holds))
+        if match is None:
+            raise Corrupt(f"{key[:200]!r} is not the key of a list of held packs")
+        return int(match["term"]), int(match["save"]), match["hold"]
 
     def pack(self, pack: PackName) -> str:
         """Key of a pack of this lineage."""

@@ -85,10 +85,28 @@ class Snapshotted(Body, frozen=True, kw_only=True):
     position: Digest | None = None
 
 
-class Commit(Snapshotted, frozen=True, kw_only=True, tag="commit"):
-    """A snapshot was saved; `holds` are those that other sites keep for it."""
+class Held(Row, frozen=True):
+    """Packs of a snapshot that were written at another site, which keeps them by a hold in its log.
 
-    holds: tuple[Token, ...] = ()
+    Attributes:
+        site: Uuid of that site.
+        hold: Token of the hold.
+        tables: The parts of the list of those packs, which stands at both sites.
+    """
+
+    site: Uuid
+    hold: Token
+    tables: tuple[ObjectRef, ...]
+
+
+class Commit(Snapshotted, frozen=True, kw_only=True, tag="commit"):
+    """A snapshot was saved.
+
+    Attributes:
+        holds: Its packs that are not here but at other sites, by site; it is complete here once it was published.
+    """
+
+    holds: tuple[Held, ...] = ()
 
 
 class Publish(Snapshotted, frozen=True, kw_only=True, tag="publish"):
@@ -116,7 +134,17 @@ class Fence(Body, frozen=True, tag="fence"):
 
 
 class Hold(Body, frozen=True, kw_only=True, tag="hold"):
-    """Bytes here that a save under way counts on (or, as an intent, that are being copied here)."""
+    """Bytes here that a save under way counts on (or, as an intent, that are being copied here).
+
+    Attributes:
+        hold: Its token.
+        snapshot: Of this lineage.
+        save: Number of the save in its term.
+        home: The site whose log tells what becomes of the snapshot; for an intent, the site it comes from.
+        tables: The parts of the list of the packs that are kept.
+        groups: The groups of all packs.
+        intent: Whether it only says what is being copied; such a one has no tables.
+    """
 
     hold: Token
     snapshot: Text
@@ -304,6 +332,8 @@ def _check(record: Record, what: str) -> None:
             _check_snapshot(body, record.term)
         if isinstance(body, Snapshotted | Hold | Condemn):
             check_ranges(body.groups)
+        if isinstance(body, Commit):
+            _check_held(body.holds)
         for snapshot in _named_snapshots(body):
             parse_snapshot_id(snapshot)
     except Corrupt as error:
@@ -315,6 +345,12 @@ def _check_snapshot(body: Snapshotted | Hold, term: int) -> None:
     step = body.step if isinstance(body, Snapshotted) else found.step
     if (found.step, found.term, found.save) != (step, term, body.save):
         raise Corrupt(f"term, step or save disagree with the snapshot id {body.snapshot}")
+
+
+def _check_held(holds: tuple[Held, ...]) -> None:
+    sites = [held.site for held in holds]
+    if sites != sorted(set(sites)) or not all(held.tables for held in holds):
+        raise Corrupt("its holds are not one for each site, in order, each with a list of packs")
 
 
 def _named_snapshots(body: AnyBody) -> tuple[str, ...]:

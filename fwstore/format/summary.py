@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fwstore.format.canonical import Count, Digest, Row, Slot, Stored, Text, Token, Uuid
 from fwstore.format.groups import GroupRange
-from fwstore.format.record import Anchors, Foreign, ObjectRef
+from fwstore.format.record import Anchors, Foreign, Held, ObjectRef
 from fwstore.format.sealed import seal, unseal
 
 _RAW_BYTES_MAX = 256 << 20
@@ -17,7 +17,7 @@ HINT_BYTES_MAX = 4096
 
 
 class SnapshotEntry(Row, frozen=True):
-    """A snapshot as the log knows it."""
+    """A snapshot as the log knows it; one with `holds` is not complete at the site of this log."""
 
     id: Text
     step: Count
@@ -32,7 +32,7 @@ class SnapshotEntry(Row, frozen=True):
     bytes_written: Count
     metrics: dict[Text, float]
     position: Digest | None
-    holds: tuple[Token, ...]
+    holds: tuple[Held, ...]
     source: Uuid | None
     seq: Count
     wall_time: float

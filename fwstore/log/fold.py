@@ -66,12 +66,14 @@ class Uses:
         root: Its root, which names the lineages of its packs; None where all packs are of this one.
         tables: The parts of its pack table.
         groups: The groups that its packs and its manifest belong to.
+        hold: Token of the hold whose list of packs the tables are; None for those of the snapshot.
     """
 
     snapshot: str
     root: ObjectRef | None
     tables: Sequence[ObjectRef]
     groups: Sequence[GroupRange]
+    hold: str | None = None
 
 
 Resolver = Callable[[Uses, CondemnEntry], bool]
@@ -107,6 +109,11 @@ class Fold:
         """The highest term that this log knows of."""
         return max(self.fence, *self.opens, *self.saves, 0, 0)
 
+    def is_complete(self, snapshot: str) -> bool:
+        """Return whether all of a snapshot is at the site of this log, on offer or not."""
+        entry = self.entries.get(snapshot)
+        return entry is not None and not entry.holds
+
     def live(self) -> list[SnapshotEntry]:
         """Return the snapshots on offer, in the order of their records."""
         if self.closed is not None:
@@ -140,7 +147,7 @@ class Fold:
                 writer; False is for that writer.
         """
         body = record.body
-        if isinstance(body, Open | Commit) and self.fence > record.term:
+        if _is_writing(body) and self.fence > record.term:
             return Refusal.FENCED
         if self.closed is not None and self._needs_open_log(body):
             return Refusal.CLOSED
@@ -314,9 +321,9 @@ class Fold:
                     record.time,
                 )
             case Hold():
-                if body.intent:
-                    # What is copied here was recorded elsewhere, so no writer is on its way with that save.
-                    self.saves[record.term] = max(self.saves.get(record.term, 0), body.save)
+                # What is copied here was recorded elsewhere, and what a save counts on here is written: no writer is on
+                # its way with packs of that save.
+                self.saves[record.term] = max(self.saves.get(record.term, 0), body.save)
                 self.holds[body.hold] = HoldEntry(
                     body.hold,
                     body.snapshot,
@@ -381,6 +388,11 @@ class Fold:
         return msgspec.structs.replace(self.anchors, **changes)
 
 
+def _is_writing(body: AnyBody) -> bool:
+    """Return whether a record is of the writer of its term: an intent is of whoever copies what was written."""
+    return isinstance(body, Open | Commit) or (isinstance(body, Hold) and not body.intent)
+
+
 def entry_of(record: Record, body: Commit | Publish) -> SnapshotEntry:
     """Return the snapshot that a record tells of."""
     return SnapshotEntry(
@@ -406,11 +418,19 @@ def entry_of(record: Record, body: Commit | Publish) -> SnapshotEntry:
 
 def uses_of(reference: SnapshotEntry | HoldEntry | Commit | Publish | Hold) -> Uses:
     """Return what a snapshot or a hold refers to."""
+    if isinstance(reference, Hold | HoldEntry):
+        hold = None if reference.intent else reference.hold
+        return _with_manifest(reference.snapshot, None, reference.tables, reference.groups, hold)
     name = reference.id if isinstance(reference, SnapshotEntry) else reference.snapshot
-    root = None
-    if not isinstance(reference, Hold | HoldEntry) and reference.foreign:
-        root = reference.root
+    root = reference.root if reference.foreign else None
     return _with_manifest(name, root, reference.tables, reference.groups)
+
+
+def uses_elsewhere(entry: SnapshotEntry) -> list[Uses]:
+    """Return what a snapshot that is not complete here refers to at other sites."""
+    return [
+        _with_manifest(entry.id, None, held.tables, entry.groups, held.hold) for held in entry.holds
+    ]
 
 
 def _with_manifest(
@@ -418,8 +438,9 @@ def _with_manifest(
     root: ObjectRef | None,
     tables: Sequence[ObjectRef],
     groups: Sequence[GroupRange],
+    hold: str | None = None,
 ) -> Uses:
     found = parse_snapshot_id(snapshot)
     own = (found.term, found.save)
     manifest = GroupRange(own, own)
-    return Uses(snapshot, root, tables, group_ranges([*groups, manifest], GROUPS_MAX + 1))
+    return Uses(snapshot, root, tables, group_ranges([*groups, manifest], GROUPS_MAX + 1), hold)

@@ -87,7 +87,11 @@ def view_of(folds: Mapping[str, Fold], receipts: Iterable[Receipt] = ()) -> View
     for fold in folds.values():
         bases |= dict(fold.bases)
         opens |= dict(fold.opens)
-        entries = {**dict(fold.entries), **entries}
+        for entry in tuple(fold.entries.values()):
+            known = entries.get(entry.id)
+            # A site that has all of a snapshot tells of it, rather than one where it is not complete.
+            if known is None or (known.holds and not entry.holds):
+                entries[entry.id] = entry
         live.update(entry.id for entry in fold.live())
     for receipt in receipts:
         if receipt.home not in folds:

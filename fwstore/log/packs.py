@@ -40,7 +40,12 @@ class PackTables:
         own = self._own_number(store, keys, uses)
         packs: list[tuple[str, int]] = []
         for number, part in enumerate(uses.tables):
-            stored = self._read(store, keys.pack_table(uses.snapshot, number), part)
+            key = (
+                keys.pack_table(uses.snapshot, number)
+                if uses.hold is None
+                else keys.hold_table(uses.snapshot, uses.hold, number)
+            )
+            stored = self._read(store, key, part)
             _, rows = parse_pack_table(stored)
             packs += [_named(keys, row) for row in rows if own in (None, row.lineage)]
         return packs

@@ -22,8 +22,8 @@ class Term:
         number: The fencing number.
         base: The snapshot that the term continues, or None for a new run.
         log: The home log.
-        lends: Whether the base is pinned in the home log, so that its packs are here and stay; else the first save uses
-            none of them again (rule *reuse*).
+        lends: Whether the base is complete at home and pinned in the log there, so that its packs are here and stay; else
+            the first save uses none of them again (rule *reuse*).
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Term:
         self.number = number
         self.base = base
         self.log = log
-        self.lends = log in pinned
+        self.lends = log in pinned and (base is None or log.fold.is_complete(base.id))
         # At home first: other sites may not answer any more.
         self._pinned = sorted(pinned, key=lambda pin: pin is not log)
 

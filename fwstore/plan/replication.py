@@ -58,7 +58,8 @@ class Known:
     Attributes:
         chain: The canonical chain over all logs, newest first, as far as it is on offer somewhere.
         offers: What every source has on offer, by its uuid; the nearest source first.
-        here: Ids of snapshots that the own log has, on offer or not.
+        here: Ids of snapshots of which all is here, on offer or not.
+        begun: Ids of those that were committed here and are not complete here: wanted, whatever the policy says.
         gone: Ids of those that were given up here, with how.
         marked: Ids of those that somebody pinned or tagged, with why.
     """
@@ -66,6 +67,7 @@ class Known:
     chain: Sequence[SnapshotEntry]
     offers: Mapping[str, Mapping[str, SnapshotEntry]]
     here: Collection[str]
+    begun: Collection[str] = ()
     gone: Mapping[str, str]
     marked: Mapping[str, str]
 
@@ -129,7 +131,9 @@ def plan_replication(known: Known, policy: Policy | None) -> ReplicationPlan:
     for entry, priority, reason in _by_turn(known, marked):
         if entry.id in known.here and entry.id not in known.gone:
             continue
-        refusal = known.gone.get(entry.id) or _unwanted(policy, entry, priority)
+        refusal = known.gone.get(entry.id)
+        if refusal is None and entry.id not in known.begun:
+            refusal = _unwanted(policy, entry, priority)
         if refusal:
             passed.append(PassedOver(entry.id, entry.step, refusal))
         else:
@@ -176,6 +180,8 @@ def _unwanted(policy: Policy | None, entry: SnapshotEntry, priority: Priority) -
 
 
 def _offers_of(known: Known, snapshot: str) -> tuple[tuple[str, SnapshotEntry], ...]:
-    return tuple(
-        (site, offers[snapshot]) for site, offers in known.offers.items() if snapshot in offers
-    )
+    offering = [
+        (site, found[snapshot]) for site, found in known.offers.items() if snapshot in found
+    ]
+    # Who has all of it first.
+    return tuple(sorted(offering, key=lambda offer: bool(offer[1].holds)))

@@ -45,7 +45,7 @@ class Account:
 
     def is_here(self, snapshot: str) -> bool:
         """Return whether a snapshot is complete and on offer at this site."""
-        return snapshot in self.own.entries and snapshot not in self.own.expired
+        return self.own.is_complete(snapshot) and snapshot not in self.own.expired
 
 
 class Chronicle:
@@ -97,6 +97,8 @@ class Chronicle:
         where: dict[str, tuple[str, ...]] = {}
         for uuid, fold in folds.items():
             for entry in fold.live():
+                if entry.holds:
+                    continue
                 where[entry.id] = (*where.get(entry.id, ()), names[uuid])
         return Account(
             view=view_of(folds, receipts),

@@ -33,7 +33,8 @@ from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.wan.copy import Supply, Throttle, unthrottled
 from fwstore.wan.heard import Listener
-from fwstore.wan.pull import Offer, Puller, collected
+from fwstore.wan.holds import ended_holds
+from fwstore.wan.pull import Offer, Puller, collected, held_at
 from fwstore.wan.reports import Copied, Trouble
 
 FenceLate = Callable[[Log, Mapping[str, Fold]], bool]
@@ -181,9 +182,9 @@ class Line:
 
     def next(self) -> Transfer | None:
         """Return what is to be tried next in this round; what could not be copied in the last one comes last."""
-        here = self._own_log().fold.entries
+        own = self._own_log().fold
         while self._queue and (
-            self._queue[0].snapshot in here or self._queue[0].snapshot in self._failed
+            own.is_complete(self._queue[0].snapshot) or self._queue[0].snapshot in self._failed
         ):
             self._queue.popleft()
         return self._queue[0] if self._queue else None
@@ -197,19 +198,14 @@ class Line:
         clock = self._destination.runtime.clock
         started = clock.monotonic()
         try:
-            offers = [
-                Offer(uuid, self._heard[uuid][0].supply, self._heard[uuid][1], entry)
-                for uuid, entry in transfer.offers
-                if uuid in self._heard
-            ]
-            pulled = self._puller().pull(offers)
+            pulled = self._puller().pull(self._offers(transfer))
             if pulled.source:
                 self._notes.copied.append(
                     Copied(
                         run=self.lineage.name,
                         snapshot=transfer.snapshot,
                         step=transfer.step,
-                        source=self._heard[pulled.source][0].site.name,
+                        source=self._name_of(pulled.source),
                         packs=pulled.tally.packs,
                         bytes_received=pulled.tally.bytes_received,
                         seconds=clock.monotonic() - started,
@@ -225,8 +221,9 @@ class Line:
             self._failed |= {waiting.snapshot for waiting in self._queue}
 
     def end(self) -> None:
-        """Write down how far the own log was read."""
+        """End the holds that nobody counts on any more, and write down how far the own log was read."""
         try:
+            self._end_holds()
             self._listener.hear(self._destination.own)
         except FwstoreError as error:
             self._note(error)
@@ -249,6 +246,7 @@ class Line:
         self._own = self._listener.hear(self._destination.own, keep=False)
         if self._own.fold.closed is not None:
             self._note(Conflict(f"{self.lineage.keys.label} was deleted here: nothing is copied"))
+            self._end_holds()
             return False
         self._hear_sources()
         return True
@@ -264,11 +262,48 @@ class Line:
                 self._heard.pop(source.site.uuid, None)
                 self._whole = False
 
+    def _offers(self, transfer: Transfer) -> list[Offer]:
+        """Return who gives a snapshot that is to be copied: this site too, where it was committed here."""
+        own, log = self._destination.own, self._own_log()
+        heard = {uuid: (source.supply, log) for uuid, (source, log) in self._heard.items()}
+        supplies = {uuid: supply for uuid, (supply, _) in heard.items()}
+        heard[own.uuid] = Supply(own.name, own.store, remote=False), log
+        return [
+            Offer(uuid, *heard[uuid], entry, held_at(entry, supplies))
+            for uuid, entry in transfer.offers
+            if uuid in heard
+        ]
+
+    def _name_of(self, uuid: str) -> str:
+        own = self._destination.own
+        return own.name if uuid == own.uuid else self._heard[uuid][0].site.name
+
+    def _end_holds(self) -> None:
+        """End holds of which the log of their home tells that nobody counts on them, and whose snapshot is not to come here."""
+        log = self._own_log()
+        coming = {t.snapshot for t in self.plan.transfers if not log.fold.is_complete(t.snapshot)}
+        for hold in ended_holds(log.fold, self._homes(log.fold)):
+            if hold.snapshot not in coming:
+                self._puller().withdraw(hold)
+                self._notes.withdrawn += 1
+
+    def _homes(self, own: Fold) -> dict[str, Fold]:
+        """Return the logs that were heard, and those of homes of holds where the lineage was deleted."""
+        folds = {uuid: log.fold for uuid, (_, log) in self._heard.items()}
+        unheard = {hold.home for hold in own.holds.values() if not hold.intent} - folds.keys()
+        for source in self._destination.sources:
+            if source.site.uuid in unheard:
+                there = read_lineage(source.site.store, self.lineage.keys)
+                if there is not None and there.lineage == self.lineage.lineage:
+                    folds[source.site.uuid] = self._listener.hear(source.site).fold
+        return folds
+
     def _withdraw(self, log: Log, folds: Mapping[str, Fold]) -> None:
         """End intents whose snapshot nobody offers any more - if everybody was asked, and who had it has given it up."""
+        folds = {**folds, self._destination.own.uuid: log.fold}
         offered = {entry.id for fold in folds.values() for entry in fold.live()}
         for intent in tuple(log.fold.holds.values()):
-            here = intent.snapshot in log.fold.entries
+            here = log.fold.is_complete(intent.snapshot)
             gone = intent.snapshot not in offered and _gave_up(folds.get(intent.home), intent)
             if intent.intent and (here or (self._whole and gone)):
                 self._puller().withdraw(intent)
@@ -284,11 +319,15 @@ class Line:
         folds = {uuid: log.fold for uuid, (_, log) in self._heard.items()}
         everybody = dict(folds) if own is None else {self._destination.own.uuid: own.fold, **folds}
         offers = {uuid: {e.id: e for e in fold.live()} for uuid, fold in folds.items()}
+        begun = {} if own is None else {e.id: e for e in own.fold.live() if e.holds}
+        if begun:
+            offers[self._destination.own.uuid] = begun
         view = view_of(everybody, self._destination.receipts(self.lineage))
         return Known(
             chain=canonical_chain(view),
             offers=offers,
-            here=() if own is None else own.fold.entries.keys(),
+            here=() if own is None else set(own.fold.entries) - begun.keys(),
+            begun=begun,
             gone={} if own is None else _gone(own, offers, self._lists),
             marked=marked_in(folds.values()),
         )

@@ -31,7 +31,7 @@ from fwstore.format.record import AnyBody, Hold, Unpin
 from fwstore.format.root import parse_root
 from fwstore.format.summary import CondemnEntry, HoldEntry, SnapshotEntry
 from fwstore.log.condemned import read_condemned
-from fwstore.log.fold import Fold, uses_of
+from fwstore.log.fold import Fold, uses_elsewhere, uses_of
 from fwstore.log.log import Log
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
@@ -56,12 +56,24 @@ class Offer:
         supply: Its store.
         log: Its log, as far as it was read.
         entry: The snapshot as that log tells of it.
+        held: The stores of the sites that hold packs of it which were never there.
     """
 
     site: str
     supply: Supply
     log: Log
     entry: SnapshotEntry
+    held: tuple[Supply, ...] = ()
+
+
+def held_at(entry: SnapshotEntry, supplies: Mapping[str, Supply]) -> tuple[Supply, ...]:
+    """Return the stores that hold packs of a snapshot for the site whose log tells of it.
+
+    Args:
+        entry: The snapshot.
+        supplies: The stores that answer, by uuid of their site.
+    """
+    return tuple(supplies[held.site] for held in entry.holds if held.site in supplies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +266,15 @@ class Puller:
         # What is believed to stand may have been withdrawn, and its keys condemned.
         self.log.refresh()
         self.log.append(make, term=entry.term)
-        return entry.id not in self.log.fold.entries
+        return not self.log.fold.is_complete(entry.id)
 
     def _stands(self, fold: Fold, entry: SnapshotEntry, groups: Sequence[GroupRange]) -> bool:
         """Return whether an intent covers a snapshot, or needs not, because it is here."""
         intents = (
             hold for hold in fold.holds.values() if hold.intent and hold.snapshot == entry.id
         )
-        return entry.id in fold.entries or any(groups_cover(one.groups, groups) for one in intents)
+        complete = fold.is_complete(entry.id)
+        return complete or any(groups_cover(one.groups, groups) for one in intents)
 
     def _refuse_gone(self, fold: Fold, entry: SnapshotEntry) -> None:
         if entry.id in fold.gone or entry.id in fold.expired:
@@ -291,7 +304,7 @@ class Puller:
     ) -> dict[str, PackCopy]:
         """Return how every pack is copied, by its key at the source."""
         alike = [other for other in others if other.entry.root == offer.entry.root]
-        supplies = [offer.supply, *(other.supply for other in alike)]
+        supplies = [offer.supply, *(other.supply for other in alike), *offer.held]
         here = Supply("here", self.log.store, remote=False)
         packs: dict[str, PackCopy] = {}
         for key, row, there in zip(local.keys, local.rows, remote.source_keys(), strict=True):
@@ -325,8 +338,11 @@ class Puller:
                 break
             # A root whose tables cannot be read proves nothing.
             with suppress(NotFound, Corrupt):
-                listed = log.read_packs(log.store, log.keys, uses_of(root))
-                proven |= wanted.intersection(key for key, _ in listed)
+                listed = {key for key, _ in log.read_packs(log.store, log.keys, uses_of(root))}
+                elsewhere = uses_elsewhere(root) if isinstance(root, SnapshotEntry) else ()
+                for uses in elsewhere:
+                    listed -= {key for key, _ in log.read_packs(log.store, log.keys, uses)}
+                proven |= wanted & listed
         return proven
 
     def write_manifest(self, prepared: Prepared) -> None:
@@ -371,7 +387,7 @@ class Puller:
         )
 
         def make(fold: Fold) -> AnyBody | None:
-            return None if publish.snapshot in fold.entries else publish
+            return None if fold.is_complete(publish.snapshot) else publish
 
         log.know_packs(uses_of(publish), local.keys)
         try:

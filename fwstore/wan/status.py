@@ -111,13 +111,21 @@ class RunFolds:
         # What was copied comes first, so that what was saved stays.
         return {entry.id: entry for entry in sorted(told, key=lambda entry: entry.source is None)}
 
-    def holders(self, snapshot: str) -> list[str]:
-        """Return the sites that offer a snapshot."""
-        return [
-            name
+    def offering(self, snapshot: str) -> dict[str, SnapshotEntry]:
+        """Return the sites that offer a snapshot, and how their logs tell of it."""
+        return {
+            name: entry
             for name, fold in self.folds.items()
-            if any(entry.id == snapshot for entry in fold.live())
-        ]
+            for entry in fold.live()
+            if entry.id == snapshot
+        }
+
+    def holders(self, snapshot: str) -> list[str]:
+        """Return the sites from which a snapshot is read: those that have all of it; else all that have some."""
+        offering = self.offering(snapshot)
+        whole = [name for name, entry in offering.items() if not entry.holds]
+        held = [self.names.get(one.site) for entry in offering.values() for one in entry.holds]
+        return whole or [*offering, *(name for name in held if name is not None)]
 
     def plan(self, site: str, policy: Policy | None) -> ReplicationPlan:
         """Return what a site would copy."""
@@ -125,10 +133,15 @@ class RunFolds:
         others = {name: fold for name, fold in self.folds.items() if name != site}
         gone = {} if own is None else dict.fromkeys(own.gone, "collected there")
         gone |= {} if own is None else dict.fromkeys(own.expired, "expired there")
+        offers = {n: {e.id: e for e in fold.live()} for n, fold in others.items()}
+        begun = {} if own is None else {e.id: e for e in own.live() if e.holds}
+        if begun:
+            offers[site] = begun
         known = Known(
             chain=self.chain,
-            offers={n: {e.id: e for e in fold.live()} for n, fold in others.items()},
-            here=() if own is None else own.entries.keys(),
+            offers=offers,
+            here=() if own is None else set(own.entries) - begun.keys(),
+            begun=begun,
             gone=gone,
             marked=marked_in(others.values()),
         )
@@ -238,7 +251,9 @@ class Overview:
 def _view(run: RunFolds, site: str, topology: Topology) -> SiteView:
     policy = topology.policy(run.keys.name)
     own: Mapping[str, SnapshotEntry] = (
-        {entry.id: entry for entry in run.folds[site].live()} if site in run.folds else {}
+        {entry.id: entry for entry in run.folds[site].live() if not entry.holds}
+        if site in run.folds
+        else {}
     )
     return SiteView(
         run=run.keys.name,

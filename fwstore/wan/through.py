@@ -171,7 +171,7 @@ class Bringer:
 
         key = f"{log.keys.snapshot(snapshot)}publish"
         try:
-            self._once.see_to(Errand(key, lambda: snapshot in log.refresh().entries, work))
+            self._once.see_to(Errand(key, lambda: log.refresh().is_complete(snapshot), work))
         except FwstoreError as error:
             # It was loaded all the same; a replicator publishes what is here, without copying it again.
             tell(f"{snapshot} of {log.keys.label} is not published yet: {error.message}")

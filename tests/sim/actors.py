@@ -21,6 +21,7 @@ from fwstore.log.term import Term
 from fwstore.log.terms import Candidate, take_term
 from fwstore.plan.retention import Keep
 from sim.knowing import sites_of
+from sim.posts import Post, post_of
 from sim.process import Process
 from support.lineages import Saver, read_packs
 
@@ -73,13 +74,14 @@ def job(saves: int) -> Callable[[Process], None]:
     def job(process: Process) -> None:
         saver = Saver(take(process, _wanted(process)))
         packs = _packs_of_base(process, saver.term)
+        post = post_of(process, saver)
         process.world.tally["opened"] += 1
         for _ in range(saves):
             process.pause(process.rng.expovariate(2))
             # Also packs of its older saves, which may be condemned at any moment.
             reuse = [pack for pack in packs if process.rng.random() < 0.4]
             try:
-                packs += _save(process, saver, reuse)[len(reuse) :]
+                packs += _save(process, saver, reuse, post)
             except Fenced:
                 process.world.tally["fenced"] += 1
                 if process.rng.random() < 0.7:
@@ -88,6 +90,8 @@ def job(saves: int) -> Callable[[Process], None]:
                 # What was to be used again was collected: write everything anew.
                 process.world.tally["conflict"] += 1
                 packs = []
+                if post is not None:
+                    post.packs = []
             except FwstoreError as error:
                 process.world.suffer(process, error)
 
@@ -107,11 +111,24 @@ def _wanted(process: Process) -> str | None:
     return None
 
 
-def _save(process: Process, saver: Saver, reuse: list[PackInfo]) -> list[PackInfo]:
-    ranks = process.rng.choice((1, 1, 2))
-    world = process.world
-    commit, packs = saver.write((saver.save + 1) * 10, fresh=ranks, reuse=reuse)
+def _save(
+    process: Process, saver: Saver, reuse: list[PackInfo], post: Post | None
+) -> list[PackInfo]:
+    """Save a snapshot; return the packs that were written at home."""
+    ranks, world = process.rng.choice((1, 1, 2)), process.world
+    away: list[PackInfo] = []
+
+    def elsewhere() -> list[PackInfo]:
+        if post is not None:
+            away.extend(post.write())
+        return away
+
+    commit, packs = saver.write((saver.save + 1) * 10, fresh=ranks, reuse=reuse, away=elsewhere)
     process.pause(process.rng.choice((0.0, 0.0, 3.0)))
+    if post is not None and away:
+        commit = post.hold(commit, away)
+        world.tally["held"] += 1
+        process.pause(process.rng.choice((0.0, 0.0, 3.0)))
     try:
         saver.parent = saver.term.commit(commit)
     except Unavailable:
@@ -120,7 +137,7 @@ def _save(process: Process, saver: Saver, reuse: list[PackInfo]) -> list[PackInf
         saver.parent = saver.term.commit(commit)
     world.judge.acknowledge(process.store.place.name, saver.term.keys.label, saver.parent.id)
     world.tally["acked"] += 1
-    return packs
+    return packs[len(reuse) : len(reuse) + ranks]
 
 
 def _packs_of_base(process: Process, term: Term) -> list[PackInfo]:
@@ -174,6 +191,9 @@ def reader(process: Process) -> None:
     process.pause(process.rng.uniform(0, 12))
     log = open_log(process)
     for entry in log.fold.live():
+        if entry.holds:
+            # Packs of it are at another site; what reads through is not played.
+            continue
         try:
             for key, size in read_packs(log.store, log.keys, uses_of(entry)):
                 log.store.head(key)

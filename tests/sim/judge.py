@@ -24,7 +24,7 @@ from sim.place import Place
 _SLOT = re.compile(r"meta/(.+@[0-9]+)/_log/([0-9]{6})/([0-9]{3})")
 _ONCE = re.compile(r"fwstore\.json|catalog/.+|meta/_names/.+|meta/.+/_(term|condemned)/.+")
 _BORN = re.compile(r"catalog/[^@]+@[0-9]+")
-_GARBAGE = re.compile(r"packs/.+|meta/.+/_snap/.+")
+_GARBAGE = re.compile(r"packs/.+|meta/.+/_(snap|hold)/.+")
 
 
 class Violation(AssertionError):
@@ -57,6 +57,8 @@ class Judge:
         self.strict_base = True
         self._opened: dict[tuple[str, int], str] = {}
         self._born: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._homes: dict[str, str] = {}
 
     def ledger(self, place: str, label: str) -> Ledger:
         """Return the log of a lineage at a store as it is."""
@@ -115,14 +117,17 @@ class Judge:
             self._accuse(f"{what} was created, but the log has {ledger.slots} slots")
         if record["previous"] != ledger.digest:
             self._accuse(f"{what} does not follow the record before it")
+        self._names[place.uuid] = place.name
         saved = self._referred(place, ledger, term, body)
         objection = ledger.objection(term, body, saved)
         if objection is not None:
             self._accuse(f"{what} does not count: {objection}")
-        if saved is not None and body["kind"] in ("commit", "publish", "pin", "open"):
+        if saved is not None and body["kind"] in ("commit", "publish", "pin", "open", "hold"):
             missing = sorted(key for key in saved.keys if key not in place._objects)
             if missing:
                 self._accuse(f"{what} refers to {len(missing)} absent objects: {missing[:2]}")
+        self._check_held(ledger, body, what)
+        self._check_unheld(ledger, body, what)
         self._check_open(ledger, term, body, what)
         self._check_expired(ledger, body, what)
         if body["kind"] == "unpin" and body["pin"] in self.held:
@@ -131,6 +136,8 @@ class Judge:
         ledger.slots, ledger.digest = seq + 1, blake3(content).hexdigest()
         if body["kind"] == "condemn":
             self._condemn(place, ledger, body, what)
+        if body["kind"] == "hold":
+            self._homes[body["hold"]] = body["home"]
 
     def _referred(
         self, place: Place, ledger: Ledger, term: int, body: dict[str, Any]
@@ -143,6 +150,10 @@ class Judge:
                 self._accuse(f"the manifest of {body['snapshot']} cannot be read: {error!r}")
                 keys = frozenset()
             return Saved(body["snapshot"], term, body["save"], body["parent"], keys)
+        if kind == "hold" and not body["intent"]:
+            parts = len(body["tables"])
+            packs = held_keys(place, ledger.label, body["snapshot"], body["hold"], parts)
+            return Saved(body["snapshot"], term, body["save"], None, frozenset(packs))
         if kind == "pin":
             return ledger.saved.get(body["snapshot"])
         if kind == "open" and body["base"] is not None:
@@ -165,6 +176,22 @@ class Judge:
         newest = chain[0] if chain else None
         if body["base"] != newest:
             self._accuse(f"{what} begins after {body['base']}, and {newest} is canonical")
+
+    def _check_held(self, ledger: Ledger, body: dict[str, Any], what: str) -> None:
+        """Refuse a commit that counts on packs at another site which no record there keeps."""
+        for site, hold, _ in body["holds"] if body["kind"] == "commit" else ():
+            there = self.ledger(self._names.get(site, ""), ledger.label)
+            if hold not in there.holds:
+                self._accuse(f"{what} counts on hold {hold} at site {site}, which does not stand")
+
+    def _check_unheld(self, ledger: Ledger, body: dict[str, Any], what: str) -> None:
+        """Refuse to end a hold on which its home still counts."""
+        saved = ledger.holds.get(body["pin"]) if body["kind"] == "unpin" else None
+        if saved is None:
+            return
+        home = self.ledger(self._names[self._homes[body["pin"]]], ledger.label)
+        if home.awaits(saved):
+            self._accuse(f"{what} ends a hold of {saved.id}, which is not complete at its home")
 
     def _check_expired(self, ledger: Ledger, body: dict[str, Any], what: str) -> None:
         if body["kind"] != "expire" or ledger.closed:
@@ -203,7 +230,7 @@ class Judge:
                     self._accuse(f"{what} condemns {key}, which its writer may be about to commit")
 
     def _check_condemned(self, place: Place, ledger: Ledger, key: str) -> None:
-        if key in ledger.condemned:
+        if key in ledger.condemned or "/_hold/" in key:
             return
         if key.startswith("packs/"):
             group = parse_pack_key(key)
@@ -244,7 +271,23 @@ def manifest_keys(place: Place, label: str, body: dict[str, Any]) -> frozenset[s
         found.add(key)
         _, rows = parse_pack_table(place._objects[key].content)
         found |= {row.key(lineages) for row in rows}
+    for _, hold, tables in body.get("holds", ()):
+        packs = held_keys(place, label, snapshot, hold, len(tables))
+        # What another site holds is not here; the list of it is.
+        found = {key for key in found if key not in packs}
+        found |= {key for key in packs if "/_hold/" in key}
     return frozenset(found)
+
+
+def held_keys(place: Place, label: str, snapshot: str, hold: str, parts: int) -> set[str]:
+    """Return the packs that a hold keeps, and the parts of the list of them."""
+    keys = LineageKeys(*_parts(label))
+    found = set()
+    for number in range(parts):
+        key = keys.hold_table(snapshot, hold, number)
+        _, rows = parse_pack_table(place._objects[key].content)
+        found |= {key, *(row.key([keys]) for row in rows)}
+    return found
 
 
 def _parts(label: str) -> tuple[str, int]:

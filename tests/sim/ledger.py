@@ -47,6 +47,8 @@ class Ledger:
     tags: dict[str, str] = field(default_factory=dict)
     condemned: set[str] = field(default_factory=set)
     published: set[str] = field(default_factory=set)
+    partial: set[str] = field(default_factory=set)
+    holds: dict[str, Saved] = field(default_factory=dict)
 
     def live(self) -> dict[str, Saved]:
         """What is on offer."""
@@ -63,7 +65,16 @@ class Ledger:
                 roots[base] = self.saved[base]
         for pin in self.pins.values():
             roots[pin["snapshot"]] = self.saved[pin["snapshot"]]
-        return roots
+        return roots | {f"hold {name}": saved for name, saved in self.holds.items()}
+
+    def awaits(self, saved: Saved) -> bool:
+        """Whether this log may still need what another site holds for one of its snapshots."""
+        if self.closed:
+            return False
+        if saved.id in self.saved:
+            gone = saved.id in self.expired or saved.id in self.ended
+            return saved.id in self.partial and not gone
+        return self.fence <= saved.term and self.newest.get(saved.term, 0) < saved.save
 
     def chain(self) -> list[str]:
         """The canonical ids, newest first, expired ones included.
@@ -83,7 +94,8 @@ class Ledger:
     def objection(self, term: int, body: dict[str, Any], saved: Saved | None) -> str | None:
         """Return why a record does not count in the next slot."""
         kind = body["kind"]
-        if kind in ("open", "commit") and self.fence > term:
+        writing = kind in ("open", "commit") or (kind == "hold" and not body["intent"])
+        if writing and self.fence > term:
             return f"it is of term {term} and stands behind the fence of term {self.fence}"
         if kind in ("open", "commit", "publish", "hold", "tag") and self.closed:
             return "the lineage was deleted before"
@@ -113,9 +125,14 @@ class Ledger:
             self.newest[term] = max(self.newest.get(term, 0), saved.save)
             if kind == "publish":
                 self.published.add(saved.id)
-        elif kind == "hold" and body["intent"]:
-            # It was recorded elsewhere, or nobody would copy it.
+                self.partial.discard(saved.id)
+            elif body["holds"]:
+                self.partial.add(saved.id)
+        elif kind == "hold":
+            # It was recorded elsewhere, or nobody would copy it; or all that its writer writes here is written.
             self.newest[term] = max(self.newest.get(term, 0), body["save"])
+            if saved is not None:
+                self.holds[body["hold"]] = saved
         elif kind == "expire":
             self.expired |= {name for name in body["snapshots"] if name in self.saved}
         elif kind == "close":
@@ -129,6 +146,7 @@ class Ledger:
             self.pins[body["pin"]] = body
         elif kind == "unpin":
             self.pins.pop(body["pin"], None)
+            self.holds.pop(body["pin"], None)
         elif kind == "tag":
             self.tags.pop(body["tag"], None)
             if body["snapshot"] is not None:

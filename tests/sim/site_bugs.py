@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fwstore.format.record import Commit, Open
 from fwstore.log.term import Term
 from sim.bug import Bug
 
@@ -44,7 +45,42 @@ def _nothing(original: Any) -> Any:
     return lambda *args, **options: None
 
 
+def _nothing_to_say(original: Any) -> Any:
+    return lambda hold: lambda fold: None
+
+
+def _all_holds(original: Any) -> Any:
+    return lambda own, homes: [hold for hold in own.holds.values() if not hold.intent]
+
+
+def _nowhere(original: Any) -> Any:
+    return lambda entry: []
+
+
+def _only_commits(original: Any) -> Any:
+    return lambda body: isinstance(body, Open | Commit)
+
+
 SITE_BUGS = (
+    Bug(
+        "packs at another site are held by nobody",
+        [("fwstore.checkpoint.outposts._unless_there", _nothing_to_say)],
+        holes=("H1",),
+    ),
+    Bug(
+        "a hold ends before its home has the packs",
+        [("fwstore.wan.line.ended_holds", _all_holds)],
+    ),
+    Bug(
+        "a commit proves packs that are at another site",
+        [("fwstore.wan.pull.uses_elsewhere", _nowhere)],
+    ),
+    Bug(
+        "a zombie's hold counts",
+        [("fwstore.log.fold._is_writing", _only_commits)],
+        seeds=2000,
+        suites=("tests/wan/test_holds.py",),
+    ),
     Bug(
         "witnesses are not asked again who they are",
         [("fwstore.log.terms._Election._check_identities", _nothing)],

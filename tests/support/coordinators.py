@@ -121,6 +121,7 @@ class ThreadJob:
         world_size: How many ranks.
         run: Name of the run.
         limits: Of every rank.
+        repositories: Of every rank, where they are not all of that store.
         options: Of `Run.writer`.
     """
 
@@ -131,12 +132,15 @@ class ThreadJob:
         *,
         run: str = "run",
         limits: fwstore.Limits | None = None,
+        repositories: Sequence[fwstore.Repository] = (),
         **options: Any,
     ) -> None:
         self.board = Board()
         self.channels = self.board.channels(world_size)
         limits = limits or fwstore.Limits(threads=2, commit_timeout_s=HANG_S / 2)
-        self.repositories = [fwstore.open(url, limits=limits) for _ in range(world_size)]
+        self.repositories = repositories or [
+            fwstore.open(url, limits=limits) for _ in range(world_size)
+        ]
         self.writers: list[fwstore.Writer] = self.each_rank(
             lambda rank: (
                 self.repositories[rank].run(run).writer(coordinator=self.channels[rank], **options)

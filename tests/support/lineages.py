@@ -7,7 +7,7 @@ life; only their leaves are stand-ins.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -115,14 +115,28 @@ class Saver:
         self.parent = self.parent or self.term.base
 
     def write(
-        self, step: int, *, fresh: int = 1, reuse: Sequence[PackInfo] = (), **metrics: float
+        self,
+        step: int,
+        *,
+        fresh: int = 1,
+        reuse: Sequence[PackInfo] = (),
+        away: Callable[[], Sequence[PackInfo]] = tuple,
+        **metrics: float,
     ) -> tuple[Commit, list[PackInfo]]:
-        """Write packs and manifest; return the commit that would make them a snapshot."""
+        """Write packs and manifest; return the commit that would make them a snapshot.
+
+        Args:
+            step: Its step.
+            fresh: How many packs are written.
+            reuse: Packs that are used again.
+            away: Writes the packs at another site.
+            metrics: Of the snapshot.
+        """
         self.save += 1
         log, keys = self.term.log, self.term.keys
         ids = log.runtime.ids
         name = SnapshotId(step, self.term.number, self.save, ids.token(8))
-        packs = [*reuse, *[self._pack(rank) for rank in range(fresh)]]
+        packs = [*reuse, *[self.pack(rank, log.store) for rank in range(fresh)], *away()]
         leaf = put(log.store, keys.leaf(name, 0), b"leaf of " + str(name).encode())
         table = put(log.store, keys.pack_table(name, 0), encode_pack_table(0, packs))
         root = put(
@@ -144,7 +158,7 @@ class Saver:
         self, step: int, *, fresh: int = 1, reuse: Sequence[PackInfo] = (), **metrics: float
     ) -> SnapshotEntry:
         """Save a snapshot."""
-        commit, packs = self.write(step, fresh=fresh, reuse=reuse, **metrics)
+        commit, packs = self.write(step, fresh=fresh, reuse=reuse, away=tuple, **metrics)
         self.parent = self.term.commit(commit)
         self.packs = packs
         return self.parent
@@ -165,7 +179,8 @@ class Saver:
             lineages=(lineage,),
         )
 
-    def _pack(self, rank: int) -> PackInfo:
+    def pack(self, rank: int, store: Store) -> PackInfo:
+        """Write a pack of the save under way."""
         log = self.term.log
         identity = PackIdentity(
             lineage=self.term.lineage,
@@ -176,7 +191,7 @@ class Saver:
             token=log.runtime.ids.token(8),
         )
         pack, content = small_pack(identity)
-        put(log.store, pack.key([self.term.keys]), content)
+        put(store, pack.key([self.term.keys]), content)
         return pack
 
 

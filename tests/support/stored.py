@@ -15,6 +15,7 @@ from fwstore.format.record import (
     Expire,
     Fence,
     Foreign,
+    Held,
     Hold,
     ObjectRef,
     Open,
@@ -53,7 +54,7 @@ BODIES: dict[str, AnyBody] = {
         bytes_written=10**12,
         metrics={"loss": 2.5, "tiny": 1e-300},
         position="cd" * 32,
-        holds=("4" * 32,),
+        holds=(Held(SITE, "4" * 32, (_REF,)),),
     ),
     "publish": Publish(
         snapshot=SNAPSHOT, step=1200, save=12, root=_REF, tables=(), groups=(), source=SITE
