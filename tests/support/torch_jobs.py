@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,16 +92,27 @@ def train_to(
     rank: int, world_size: int, url: str, total: int, every: int = 2, staging: Any = "eager"
 ) -> dict[int, float]:
     """Resume the run and train up to a step; returns the loss of every step that was done."""
-    job = Job(rank, world_size)
+    return _train(Job(rank, world_size), fwstore.open(url), total, every, staging)
+
+
+def train_at(
+    rank: int, world_size: int, topology: str, sites: Sequence[str], total: int
+) -> dict[int, float]:
+    """The same with every rank at its site."""
+    return _train(Job(rank, world_size), fwstore.open(topology, site=sites[rank]), total)
+
+
+def _train(
+    job: Job, repository: fwstore.Repository, total: int, every: int = 2, staging: Any = "eager"
+) -> dict[int, float]:
     losses = {}
-    run = fwstore.open(url).run("job")
     options: Any = {
         "every": every,
         "keep": fwstore.Keep(last=2),
         "staging": staging,
         "max_failures": 1,
     }
-    with Saver(run, job.parts, **options) as saver:
+    with Saver(repository.run("job"), job.parts, **options) as saver:
         for step in saver.steps(total):
             losses[step] = job.train()
             saver.step(step, metrics={"loss": losses[step]})
