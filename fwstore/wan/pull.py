@@ -19,8 +19,6 @@ from fwstore.base.errors import (
     FwstoreError,
     InternalError,
     NotFound,
-    PermissionDenied,
-    Unavailable,
 )
 from fwstore.base.ids import write_id
 from fwstore.codec.hashing import ContentHash
@@ -36,7 +34,7 @@ from fwstore.log.log import Log
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
-from fwstore.wan.copy import Copier, CopyTally, PackCopy, Supply
+from fwstore.wan.copy import ELSEWHERE, Copier, CopyTally, PackCopy, Supply
 from fwstore.wan.localise import LocalManifest, RemoteManifest, check_identity, localise
 
 T = TypeVar("T")
@@ -44,7 +42,6 @@ T = TypeVar("T")
 # Neighbours in time list nearly all packs that were here before; what they miss is looked at itself.
 _PROOFS_READ = 8
 _ATTEMPTS = 3
-_ELSEWHERE = (NotFound, Corrupt, Unavailable, PermissionDenied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +156,7 @@ class Puller:
                 return attempt(offer, others)
             except Expired:
                 raise
-            except _ELSEWHERE as error:
+            except ELSEWHERE as error:
                 failure = failure or self._judged(offer, error)
         raise failure or InternalError("a snapshot was to be pulled from nowhere")
 
