@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwstore.base.errors import AlreadyExists, InvalidInput
+from fwstore.base.errors import AlreadyExists, InvalidInput, NotFound
+from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.codecs import check_choice
 from fwstore.checkpoint.coordinator import (
     Coordinator,
@@ -194,12 +195,18 @@ class Run(RunHistory):
         """Give up one checkpoint; its bytes go with the next garbage collection.
 
         Raises:
-            NotFound: There is no checkpoint of that step.
+            NotFound: There is no checkpoint of that step at this site.
             InvalidInput: It is pinned or tagged.
         """
-        access, entry = self._access(), self[step].entry
+        access, checkpoint = self._access(), self[step]
+        entry = checkpoint.entry
 
         def make(fold: Fold) -> AnyBody | None:
+            if entry.id not in fold.entries and checkpoint.elsewhere:
+                raise NotFound(
+                    f"step {step} of run {self.name} is not at this site but at {', '.join(checkpoint.sites)}; "
+                    "give it up there"
+                )
             held = [
                 p.reason for p in fold.pins.values() if p.snapshot == entry.id and not p.base_of
             ]
@@ -289,7 +296,7 @@ class Run(RunHistory):
         )
         return Checkpoint(access, entry)
 
-    def _base(self, access: LogAccess, announced: JobAnnouncement) -> Checkpoint | None:
+    def _base(self, access: Access, announced: JobAnnouncement) -> Checkpoint | None:
         """Return what the term continues, read from other sites where this one has not all of it."""
         if announced.base is None:
             return None
