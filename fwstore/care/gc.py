@@ -274,7 +274,7 @@ def _unnamed(log: Log, fold: Fold) -> list[Garbage]:
     messages = find_coordination(log, fold)
     return [
         *(Garbage(info.key, info.size, COORDINATION, "", 0, 0) for info in messages),
-        *find_staged(log, fold),
+        *find_staged(log),
     ]
 
 

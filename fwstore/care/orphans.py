@@ -65,10 +65,15 @@ def find_coordination(log: Log, fold: Fold) -> Iterator[ObjectInfo]:
             yield info
 
 
-def find_staged(log: Log, fold: Fold) -> Iterator[Garbage]:
-    """Yield parts of packs, and claims on copying, that no intent covers: the copy was finished or given up."""
-    covered = [uses_of(hold).groups for hold in tuple(fold.holds.values()) if hold.intent]
-    for info in log.store.list(log.keys.staged):
+def find_staged(log: Log) -> Iterator[Garbage]:
+    """Yield parts of packs, and claims on copying, that no intent covers: the copy was finished or given up.
+
+    The log is read after they were listed: whatever stands there stands under an intent that was appended before.
+    """
+    listed = list(log.store.list(log.keys.staged))
+    holds = tuple(log.refresh().holds.values()) if listed else ()
+    covered = [uses_of(hold).groups for hold in holds if hold.intent]
+    for info in listed:
         with suppress(Corrupt):
             group = _group_of_staged(log, info.key)
             if not any(groups_meet(groups, [GroupRange(group, group)]) for groups in covered):
