@@ -146,8 +146,14 @@ class Copier:
         # As many as memory lets work: who waits for memory with a thread in hand keeps it from the others.
         self._packs_at_once = max(1, limits.inflight_bytes // limits.part_bytes)
 
-    def copy(self, packs: Sequence[PackCopy]) -> CopyTally:
+    def copy(
+        self, packs: Sequence[PackCopy], done: Callable[[str], None] = lambda _: None
+    ) -> CopyTally:
         """Copy packs; those that are here already are read and verified instead.
+
+        Args:
+            packs: Which.
+            done: Called with the key of each that is here and verified, also when others fail.
 
         Raises:
             NotFound: No supply has a pack; the first said so.
@@ -156,7 +162,13 @@ class Copier:
         """
         total = CopyTally()
         scheduler = self._runtime.scheduler
-        for tally in scheduler.map(self._copy_one, packs, limit=self._packs_at_once):
+
+        def copy_one(copy: PackCopy) -> CopyTally:
+            tally = self._copy_one(copy)
+            done(copy.key)
+            return tally
+
+        for tally in scheduler.map(copy_one, packs, limit=self._packs_at_once):
             total.add(tally)
         return total
 
