@@ -18,6 +18,7 @@ CATALOG_PREFIX = "catalog/"
 LINK_PREFIX = "_link/"
 META_PREFIX = "meta/"
 PACKS_PREFIX = "packs/"
+RETIRED_PREFIX = "_site/"
 STAGED_PREFIX = "staged/"
 _SLOTS_PER_FOLDER = 1000
 
@@ -30,6 +31,7 @@ _SNAPSHOT = re.compile(
     r"(?P<step>[0-9]{12,})-t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<token>[0-9a-f]{16})"
 )
 _CATALOG = re.compile(rf"catalog/{_LINEAGE}")
+_RETIRED = re.compile(r"_site/(?P<site>[0-9a-f]{32})\.(?P<how>retired|lost)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +180,20 @@ class LineageKeys:
         )
 
 
-def known_site_key(name: str) -> str:
-    """Return the key under which a site remembers another one."""
-    return f"{KNOWN_SITES_PREFIX}{name}"
+def known_site_key(name: str, after: str | None = None) -> str:
+    """Return the key under which a site remembers another one, or the one that came after one that was retired."""
+    return f"{KNOWN_SITES_PREFIX}{name}" + ("" if after is None else f"@{after}")
+
+
+def retired_key(site: str, *, lost: bool = False) -> str:
+    """Return the key of the retirement of a site, or of the word of an operator that nobody will hear of it again."""
+    return f"{RETIRED_PREFIX}{site}.{'lost' if lost else 'retired'}"
+
+
+def parse_retired_key(key: str) -> tuple[str, bool] | None:
+    """Return whose retirement a key is of and whether it is the operator's word; None for a key of another kind."""
+    match = _RETIRED.fullmatch(key)
+    return (match["site"], match["how"] == "lost") if match else None
 
 
 def link_leases(source: str) -> str:
