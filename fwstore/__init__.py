@@ -52,6 +52,7 @@ from fwstore.replication import Replication, ResumePlan, Whereabouts
 from fwstore.repository import Repository, open  # noqa: A004 - fwstore.open()
 from fwstore.run import Run
 from fwstore.wan.reports import LineagePlan, ReplicationReport
+from fwstore.wan.retire import Retirement
 from fwstore.wan.status import RepositoryStatus
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "Repository",
     "RepositoryStatus",
     "ResumePlan",
+    "Retirement",
     "Run",
     "SaveHandle",
     "SaveStatistics",

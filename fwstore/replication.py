@@ -19,6 +19,7 @@ from fwstore.store.base import Store
 from fwstore.wan.line import Destination, Source
 from fwstore.wan.replicator import Replicator
 from fwstore.wan.reports import LineagePlan, ReplicationReport
+from fwstore.wan.retire import Retirement, retire
 from fwstore.wan.sites import Silence
 from fwstore.wan.status import Overview, RepositoryStatus, RunFolds
 
@@ -110,6 +111,11 @@ class Replication:
         """
         self.repository.sites.join()
         return self._worker().once(runs)
+
+    def retire(self, name: str, reason: str, *, force: bool = False) -> Retirement:
+        """Retire a site that was lost for good; see `SeveralSites.retire_site`."""
+        repository = self.repository
+        return retire(repository.sites, name, reason, repository.runtime, force=force)
 
     def plan(self, runs: Collection[str] | None = None) -> tuple[LineagePlan, ...]:
         """Return what `once` would bring, in order, and what it would not, with why.
@@ -221,7 +227,7 @@ class Replication:
     def _unheard(self) -> tuple[str, ...]:
         sites = self.repository.sites
         answers = sites.answers(s.name for s in sites.topology.sites.values() if s.keeps)
-        return tuple(answer.name for answer in answers if isinstance(answer, Silence))
+        return tuple(a.name for a in answers if isinstance(a, Silence) and not a.retired)
 
     def _policy_of(self, run: str, site: str) -> Policy | None:
         policy = self.repository.topology.policy(run)
@@ -234,8 +240,8 @@ class Replication:
         others = [name for name in keeping if name != sites.local]
         answers = sites.answers(others)
         sources = [answer for answer in answers if isinstance(answer, Site)]
-        # An empty store has nothing that could be missed.
-        silent = [a for a in answers if isinstance(a, Silence) and not a.vacant]
+        # An empty store has nothing that could be missed, and of a retired one nothing is.
+        silent = [a for a in answers if isinstance(a, Silence) and not (a.vacant or a.retired)]
         names = (*(site.uuid for site in sources), "", *(s.name for s in silent))
         if self._replicator is None or names != self._sources:
             self._replicator, self._sources = Replicator(self._here(sources, silent)), names
@@ -286,6 +292,25 @@ class SeveralSites:
             runs: Names of runs; None for all.
         """
         return self.replication.status(runs)
+
+    def retire_site(self, name: str, *, reason: str, force: bool = False) -> Retirement:
+        """Retire a site that is lost for good, or was wiped; it cannot be taken back.
+
+        A majority of those who vote must agree, the retired site counted. From then on it has no vote, its jobs are
+        fenced, its logs are not read, and another site may be founded under its name.
+
+        Args:
+            name: Of the site.
+            reason: For people.
+            force: Also a site that answers; also where less than a majority can agree. Should the others be alive, and
+                go on without this one, a run may have two jobs at once and two histories.
+
+        Raises:
+            InvalidInput: It is the local site, is not in the topology, or answers.
+            NotFound: It was never met.
+            Unavailable: Too few sites answer for a majority.
+        """
+        return self.replication.retire(name, reason, force=force)
 
 
 def _whereabouts(found: RunFolds, site: str, snapshot: str, policy: Policy | None) -> Whereabouts:

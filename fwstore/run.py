@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwstore.base.errors import AlreadyExists, FwstoreError, InvalidInput
+from fwstore.base.errors import AlreadyExists, FwstoreError, InvalidInput, NotFound
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.codecs import check_choice
 from fwstore.checkpoint.coordinator import (
@@ -29,7 +29,7 @@ from fwstore.checkpoint.jobs import (
 )
 from fwstore.checkpoint.leader import Committer, Draft
 from fwstore.checkpoint.part import HOME
-from fwstore.checkpoint.phases import SaveTicket, commit_save, make_ticket, write_part
+from fwstore.checkpoint.phases import Beside, SaveTicket, commit_save, make_ticket, write_part
 from fwstore.checkpoint.references import Reference, contribution_of_reference, pin_references
 from fwstore.checkpoint.rendezvous import make_coordinator
 from fwstore.checkpoint.session import CodecChoice, Session
@@ -204,12 +204,18 @@ class Run(RunHistory):
         """Give up one checkpoint; its bytes go with the next garbage collection.
 
         Raises:
-            NotFound: There is no checkpoint of that step.
+            NotFound: There is no checkpoint of that step at this site.
             InvalidInput: It is pinned or tagged.
         """
-        access, entry = self._access(), self[step].entry
+        access, checkpoint = self._access(), self[step]
+        entry = checkpoint.entry
 
         def make(fold: Fold) -> AnyBody | None:
+            if entry.id not in fold.entries and checkpoint.elsewhere:
+                raise NotFound(
+                    f"step {step} of run {self.name} is not at this site but at {', '.join(checkpoint.sites)}; "
+                    "give it up there"
+                )
             held = [
                 p.reason for p in fold.pins.values() if p.snapshot == entry.id and not p.base_of
             ]
@@ -291,15 +297,13 @@ class Run(RunHistory):
             Fenced: A newer job owns the run.
         """
         access = self._repository.access(ticket.name, ticket.generation, ticket.lineage)
-        entry = commit_save(
-            access,
-            ticket,
-            parts,
-            {} if state is None else state,
+        beside = Beside(
+            state={} if state is None else state,
             metrics=metrics or {},
             annotations=annotations or {},
-            outposts=self._repository.outposts(access, ticket.home),
         )
+        outposts = self._repository.outposts(access, ticket.home)
+        entry = commit_save(access, ticket, parts, beside, outposts)
         return Checkpoint(self._reading(access, near=not entry.holds), entry)
 
     def _muster(self, channel: Coordinator, access: Access, announced: JobAnnouncement) -> str:

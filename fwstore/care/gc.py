@@ -275,8 +275,8 @@ def _unnamed(log: Log, fold: Fold) -> list[Garbage]:
     messages = find_coordination(log, fold)
     return [
         *(Garbage(info.key, info.size, COORDINATION, "", 0, 0) for info in messages),
-        *find_staged(log, fold),
-        *find_hold_tables(log, fold),
+        *find_staged(log),
+        *find_hold_tables(log),
     ]
 
 

@@ -13,7 +13,12 @@ from fwstore.base.errors import Corrupt
 from fwstore.care.survey import Given, Survey
 from fwstore.format.condemned import CONDEMNED_KEYS_MAX
 from fwstore.format.groups import GroupRange, groups_meet
-from fwstore.format.keys import pack_key_of_staged, parse_pack_key, parse_snapshot_id
+from fwstore.format.keys import (
+    pack_key_of_staged,
+    parse_hold_table,
+    parse_pack_key,
+    parse_snapshot_id,
+)
 from fwstore.log.fold import Fold, uses_of
 from fwstore.log.log import Log
 from fwstore.plan.mark import Garbage, is_dead
@@ -66,23 +71,33 @@ def find_coordination(log: Log, fold: Fold) -> Iterator[ObjectInfo]:
             yield info
 
 
-def find_staged(log: Log, fold: Fold) -> Iterator[Garbage]:
-    """Yield parts of packs, and claims on copying, that no intent covers: the copy was finished or given up."""
-    covered = [uses_of(hold).groups for hold in tuple(fold.holds.values()) if hold.intent]
-    for info in log.store.list(log.keys.staged):
+def find_staged(log: Log) -> Iterator[Garbage]:
+    """Yield parts of packs, and claims on copying, that no intent covers: the copy was finished or given up.
+
+    The log is read after they were listed: whatever stands there stands under an intent that was appended before.
+    """
+    listed = list(log.store.list(log.keys.staged))
+    holds = tuple(log.refresh().holds.values()) if listed else ()
+    covered = [uses_of(hold).groups for hold in holds if hold.intent]
+    for info in listed:
         with suppress(Corrupt):
             group = _group_of_staged(log, info.key)
             if not any(groups_meet(groups, [GroupRange(group, group)]) for groups in covered):
                 yield Garbage(info.key, info.size, STAGED_PART, "", *group)
 
 
-def find_hold_tables(log: Log, fold: Fold) -> Iterator[Garbage]:
-    """Yield lists of packs whose hold has ended, or was never recorded and never will be."""
+def find_hold_tables(log: Log) -> Iterator[Garbage]:
+    """Yield lists of packs whose hold has ended, or was never recorded and never will be.
+
+    The log is read after they were listed, as for `find_staged`.
+    """
+    listed = list(log.store.list(log.keys.holds))
+    fold = log.refresh() if listed else log.fold
     entries = tuple(fold.entries.values())
     standing = {*fold.holds, *(held.hold for entry in entries for held in entry.holds)}
-    for info in log.store.list(log.keys.holds):
+    for info in listed:
         with suppress(Corrupt):
-            term, save, hold = log.keys.parse_hold_table(info.key)
+            term, save, hold = parse_hold_table(info.key)
             dead = fold.closed is not None or is_dead(term, save, fold.newest_term, fold.saves)
             if dead and hold not in standing:
                 yield Garbage(info.key, info.size, HOLD_TABLE, "", term, save)

@@ -137,14 +137,26 @@ def _write(
     )
 
 
-def commit_save(  # noqa: PLR0913 - the public face has flat keywords
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Beside:
+    """What a checkpoint has beside its tensors.
+
+    Attributes:
+        state: The plain state, with `TensorSlot` where tensors stand.
+        metrics: Numbers by name.
+        annotations: Named byte strings.
+    """
+
+    state: Any
+    metrics: Mapping[str, float]
+    annotations: Mapping[str, bytes]
+
+
+def commit_save(
     access: Access,
     ticket: SaveTicket,
     parts: Sequence[bytes],
-    state: Any,
-    *,
-    metrics: Mapping[str, float],
-    annotations: Mapping[str, bytes],
+    beside: Beside,
     outposts: Outposts | None,
 ) -> SnapshotEntry:
     """Write the manifest of a save and append its record, then give up what it replaces.
@@ -155,9 +167,9 @@ def commit_save(  # noqa: PLR0913 - the public face has flat keywords
     """
     term = _term_of(access, ticket)
     session = Session(access=access, coordinator=LocalCoordinator(), term=ticket.term)
-    encoded = encode_state(state)
+    encoded = encode_state(beside.state)
     reserved = {
-        annotation_path(name): bytes_shard(content) for name, content in annotations.items()
+        annotation_path(name): bytes_shard(content) for name, content in beside.annotations.items()
     }
     inline = encoded if len(encoded) <= INLINE_STATE_BYTES_MAX else None
     if inline is None:
@@ -168,7 +180,9 @@ def commit_save(  # noqa: PLR0913 - the public face has flat keywords
         gathered.add(parse_part(part))
     brought = gathered.finish()
     brought[HOME].append(extra)
-    draft = Draft(save=_ONLY_SAVE, step=ticket.step, state=inline, metrics=finite_metrics(metrics))
+    draft = Draft(
+        save=_ONLY_SAVE, step=ticket.step, state=inline, metrics=finite_metrics(beside.metrics)
+    )
     entry = Committer(session, term, outposts=outposts).commit(draft, brought).entry
     _expire(term, ticket.replaces)
     return entry

@@ -18,6 +18,7 @@ CATALOG_PREFIX = "catalog/"
 LINK_PREFIX = "_link/"
 META_PREFIX = "meta/"
 PACKS_PREFIX = "packs/"
+RETIRED_PREFIX = "_site/"
 STAGED_PREFIX = "staged/"
 _SLOTS_PER_FOLDER = 1000
 
@@ -31,6 +32,7 @@ _SNAPSHOT = re.compile(
 )
 _HOLD_TABLE = re.compile(r"t(?P<term>[0-9]+)-s(?P<save>[0-9]+)-(?P<hold>[0-9a-f]{16,64})-[0-9]{5}")
 _CATALOG = re.compile(rf"catalog/{_LINEAGE}")
+_RETIRED = re.compile(r"_site/(?P<site>[0-9a-f]{32})\.(?P<how>retired|lost)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,6 @@ class LineageKeys:
         """Key of a log slot."""
         return f"{self.log}{sequence // _SLOTS_PER_FOLDER:06d}/{sequence % _SLOTS_PER_FOLDER:03d}"
 
-    def slot_folder(self, sequence: int) -> str:
-        """Prefix of the folder that holds a slot and its neighbours."""
-        return f"{self.log}{sequence // _SLOTS_PER_FOLDER:06d}/"
-
     def summary(self, sequence: int) -> str:
         """Key of the summary that follows a slot."""
         return f"{self.log}sum/{sequence:012d}"
@@ -180,17 +178,6 @@ class LineageKeys:
         found = parse_snapshot_id(str(snapshot))
         return f"{self.holds}t{found.term}-s{found.save}-{hold}-{number:05d}"
 
-    def parse_hold_table(self, key: str) -> tuple[int, int, str]:
-        """Return term, save and token of the hold to which a part of a list belongs.
-
-        Raises:
-            Corrupt: It is not the key of one.
-        """
-        match = _HOLD_TABLE.fullmatch(key.removeprefix(self.holds))
-        if match is None:
-            raise Corrupt(f"{key[:200]!r} is not the key of a list of held packs")
-        return int(match["term"]), int(match["save"]), match["hold"]
-
     def pack(self, pack: PackName) -> str:
         """Key of a pack of this lineage."""
         suffix = f".{pack.incarnation}" if pack.incarnation else ""
@@ -200,9 +187,20 @@ class LineageKeys:
         )
 
 
-def known_site_key(name: str) -> str:
-    """Return the key under which a site remembers another one."""
-    return f"{KNOWN_SITES_PREFIX}{name}"
+def known_site_key(name: str, after: str | None = None) -> str:
+    """Return the key under which a site remembers another one, or the one that came after one that was retired."""
+    return f"{KNOWN_SITES_PREFIX}{name}" + ("" if after is None else f"@{after}")
+
+
+def retired_key(site: str, *, lost: bool = False) -> str:
+    """Return the key of the retirement of a site, or of the word of an operator that nobody will hear of it again."""
+    return f"{RETIRED_PREFIX}{site}.{'lost' if lost else 'retired'}"
+
+
+def parse_retired_key(key: str) -> tuple[str, bool] | None:
+    """Return whose retirement a key is of and whether it is the operator's word; None for a key of another kind."""
+    match = _RETIRED.fullmatch(key)
+    return (match["site"], match["how"] == "lost") if match else None
 
 
 def link_leases(source: str) -> str:
@@ -245,6 +243,18 @@ def parse_pack_key(key: str) -> PackName:
     if LineageKeys(pack.name, pack.generation).pack(pack) != key:
         raise Corrupt(f"{key[:200]!r} is not the canonical key of a pack")
     return pack
+
+
+def parse_hold_table(key: str) -> tuple[int, int, str]:
+    """Return term, save and token of the hold to which a part of a list of packs belongs.
+
+    Raises:
+        Corrupt: It is not the key of one.
+    """
+    match = _HOLD_TABLE.fullmatch(key.rpartition("/")[2])
+    if match is None:
+        raise Corrupt(f"{key[:200]!r} is not the key of a list of held packs")
+    return int(match["term"]), int(match["save"]), match["hold"]
 
 
 def staged_part(pack_key: str, offset: int, length: int) -> str:

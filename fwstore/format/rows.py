@@ -202,7 +202,7 @@ def _order(tensor: U32, cell: U64) -> I64:
     if not len(tensor) or int(cell.max()) >= _CELL_OF_KEY:
         return np.lexsort((cell, tensor))
     # One number is sorted several times as fast as two.
-    return np.argsort((tensor.astype(np.uint64) << _CELL_BITS) | cell)
+    return np.argsort((tensor.astype(np.uint64) << _CELL_BITS) | cell, kind="stable")
 
 
 def merge_runs(table: RunTable) -> RunTable:

@@ -1,4 +1,4 @@
-"""The object that says what a store is, ``fwstore.json``, and those by which it remembers other sites.
+"""The object that says what a store is, ``fwstore.json``, and those by which it remembers and retires other sites.
 
 Invariant: a store of a later major format, or one that needs a feature this version lacks, is refused by
 name before anything else in it is read.
@@ -59,9 +59,39 @@ class KnownSite(Stored, frozen=True, kw_only=True):
     write_id: Token
 
 
-def encode_site(site: SiteObject | KnownSite) -> bytes:
+class RetiredSite(Stored, frozen=True, kw_only=True):
+    """The retirement of a site: an operator's act.
+
+    Attributes:
+        name: Under which it was known.
+        site: Its uuid.
+        reason: For people.
+        witnesses: The electorate in which it was retired, itself included if it voted: whoever learns of the retirement
+            needs a majority of that set too.
+        time: For people.
+        write_id: Tells whose act it was.
+    """
+
+    name: Text
+    site: Uuid
+    reason: Text
+    witnesses: tuple[Uuid, ...]
+    time: float
+    write_id: Token
+
+
+def encode_site(site: SiteObject | KnownSite | RetiredSite) -> bytes:
     """Return the stored form of a site."""
     return encode_checked(site)
+
+
+def parse_retired_site(encoded: bytes, what: str) -> RetiredSite:
+    """Return a retirement.
+
+    Raises:
+        Corrupt: The bytes are not a retirement.
+    """
+    return decode_checked(encoded, RetiredSite, what)
 
 
 def parse_known_site(encoded: bytes, what: str) -> KnownSite:

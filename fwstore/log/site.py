@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fwstore.base.errors import (
     Conflict,
     Corrupt,
+    InvalidInput,
     LimitExceeded,
     NotFound,
     PermissionDenied,
@@ -32,8 +33,9 @@ from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
 
-# What another site may answer in place of what was asked: it then counts as one that did not answer.
-UNHEARD = (Unavailable, PermissionDenied, Corrupt, Unsupported, LimitExceeded)
+# What another site may answer in place of what was asked: it then counts as one that did not answer. A bucket that was
+# deleted, or is in another region, refuses what it is asked as invalid.
+UNHEARD = (Unavailable, PermissionDenied, InvalidInput, Corrupt, Unsupported, LimitExceeded)
 
 
 @dataclass(frozen=True, slots=True)

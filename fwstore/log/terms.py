@@ -33,6 +33,7 @@ from fwstore.log.identify import identify
 from fwstore.log.lineage import birth
 from fwstore.log.log import Log
 from fwstore.log.packs import PackReader
+from fwstore.log.retired import refuse_retired
 from fwstore.log.site import UNHEARD, Site, still_is
 from fwstore.log.term import Term
 from fwstore.log.votes import Ballots, Electorate, reachable
@@ -244,12 +245,15 @@ class _Election:
 
     def _true(self, asked: frozenset[str]) -> frozenset[str]:
         """Return the sites whose store still says that it is the one that was asked (S2)."""
-        if self._electorate.members() == {self._candidate.home.uuid}:
+        if self._is_alone(self._electorate):
             # The only witness is the store that everything else is in.
             return asked
         sites = reachable(self._sites, asked)
         answers = self._runtime.scheduler.map(still_is, sites)
         return frozenset(site.uuid for site, same in zip(sites, answers, strict=True) if same)
+
+    def _is_alone(self, electorate: Electorate) -> bool:
+        return electorate.members() == {self._candidate.home.uuid}
 
     def _create_everywhere(self, key: str, made: Vote | Receipt) -> frozenset[str]:
         """Create one object at every witness; return where it is ours for certain."""
@@ -265,7 +269,7 @@ class _Election:
                 refusals[site.uuid] = error
                 return False
 
-        members = self._electorate.members()
+        members = self._electorate.voters()
         sites = reachable(self._sites, members)
         answers = self._runtime.scheduler.map(create, sites)
         got = frozenset(site.uuid for site, ours in zip(sites, answers, strict=True) if ours)
@@ -280,11 +284,13 @@ class _Election:
         """Read votes and receipts, and those of every witness set named in them, until none is new."""
         while True:
             known = self._electorate
-            sites = reachable(self._sites, known.members())
-            self._ballots.read(sites, keys, self._runtime)
+            sites = reachable(self._sites, known.voters())
+            self._ballots.read(sites, keys, self._runtime, alone=self._is_alone(known))
             self._electorate = known.joined(self._ballots)
             if self._electorate == known:
                 break
+        home = self._candidate.home
+        refuse_retired(home, self._ballots.retired.get(home.uuid))
         if not self._electorate.majority(self._ballots.reached):
             self._refuse_strangers(keys)
             raise self._too_few(keys)
@@ -320,7 +326,9 @@ class _Election:
 
     def _read_logs(self, lineage: Lineage) -> None:
         named = self._ballots.homes(self._term)
-        self._homes.read(list(self._sites.values()), lineage, named)
+        gone = self._electorate.given_up(self._ballots)
+        sites = [site for uuid, site in self._sites.items() if uuid not in gone]
+        self._homes.read(sites, lineage, named)
 
     def _fence(self) -> None:
         self._homes.fence(self._term)
@@ -363,7 +371,8 @@ class _Election:
 
     def _refuse_to_begin_anew(self, view: View) -> None:
         """Refuse to begin with nothing what others have begun where it cannot be read."""
-        unread = {opened.home for opened in view.opens.values()} - self._homes.logs.keys()
+        read = self._homes.logs.keys() | self._electorate.given_up(self._ballots)
+        unread = {opened.home for opened in view.opens.values()} - read
         if not unread:
             return
         newest = view.opens[max(view.opens)]

@@ -116,7 +116,7 @@ class Chronicle:
         known = Electorate(frozenset({topology, frozenset(lineage.witnesses)}))
         while True:
             sites = {**{site.uuid: site for site in self._sites.reachable()}, **voters}
-            asked = reachable(sites, known.members())
+            asked = reachable(sites, known.voters())
             self._ballots.read(asked, lineage.keys, self._runtime)
             for uuid, error in self._ballots.failures.items():
                 self._sites.lose(sites[uuid].name, error)
@@ -162,5 +162,5 @@ class Chronicle:
 
     def _unheard(self) -> tuple[str, ...]:
         answers = self._sites.answers(self._sites.topology.sites)
-        silent = [answer.name for answer in answers if isinstance(answer, Silence)]
+        silent = [a.name for a in answers if isinstance(a, Silence) and not a.retired]
         return tuple(sorted({*silent, *self._refused}))

@@ -35,7 +35,9 @@ Lock = AbstractContextManager[object]
 T = TypeVar("T")
 
 # What one source may answer without the others being asked in vain.
-_ELSEWHERE = (NotFound, Corrupt, Unavailable, PermissionDenied)
+ELSEWHERE = (NotFound, Corrupt, Unavailable, PermissionDenied)
+# So long a source that was silent is asked after the others.
+SILENT_S = 60.0
 
 
 def unthrottled(size_bytes: int) -> None:
@@ -140,12 +142,18 @@ class Copier:
         self._hash = content_hash
         limits = runtime.limits
         self._budget = Budget(limits.inflight_bytes)
-        self._silent: set[str] = set()
+        self._silent_until_s: dict[str, float] = {}
         # As many as memory lets work: who waits for memory with a thread in hand keeps it from the others.
         self._packs_at_once = max(1, limits.inflight_bytes // limits.part_bytes)
 
-    def copy(self, packs: Sequence[PackCopy]) -> CopyTally:
+    def copy(
+        self, packs: Sequence[PackCopy], done: Callable[[str], None] = lambda _: None
+    ) -> CopyTally:
         """Copy packs; those that are here already are read and verified instead.
+
+        Args:
+            packs: Which.
+            done: Called with the key of each that is here and verified, also when others fail.
 
         Raises:
             NotFound: No supply has a pack; the first said so.
@@ -154,7 +162,13 @@ class Copier:
         """
         total = CopyTally()
         scheduler = self._runtime.scheduler
-        for tally in scheduler.map(self._copy_one, packs, limit=self._packs_at_once):
+
+        def copy_one(copy: PackCopy) -> CopyTally:
+            tally = self._copy_one(copy)
+            done(copy.key)
+            return tally
+
+        for tally in scheduler.map(copy_one, packs, limit=self._packs_at_once):
             total.add(tally)
         return total
 
@@ -164,7 +178,7 @@ class Copier:
             self._drop_staged(copy, here[:-1])
             return CopyTally(packs_found=1, bytes_found=copy.info.size)
         job = self._job(copy, copy.supplies)
-        shape = self._from_any(job, lambda supply, key: self._shape(job, supply, key))
+        shape = self._shape(job)
         parts = shape.parts(self._runtime.limits)
         upload = self._store.upload(copy.key)
         try:
@@ -211,15 +225,22 @@ class Copier:
         return parts
 
     def _job(self, copy: PackCopy, supplies: Sequence[tuple[Supply, str]]) -> _Job:
-        # A site that was silent once is asked last, or every pack would wait for it.
-        ordered = sorted(supplies, key=lambda source: source[0].name in self._silent)
+        # Or every pack would wait for a site that does not answer.
+        now_s = self._runtime.clock.monotonic()
+        ordered = sorted(
+            supplies, key=lambda source: now_s < self._silent_until_s.get(source[0].name, now_s)
+        )
         return _Job(copy, ordered, self._runtime.scheduler.lock())
 
-    def _shape(self, job: _Job, supply: Supply, key: str) -> PackShape:
+    def _shape(self, job: _Job) -> PackShape:
         info = job.copy.info
         length = info.footer_length + BLOCK_BYTES
-        job.expect(supply, length)
-        return shape_of(info, supply.store.get_range(key, info.footer_offset, length), self._hash)
+
+        def read(supply: Supply, key: str) -> PackShape:
+            end = supply.store.get_range(key, info.footer_offset, length)
+            return shape_of(info, end, self._hash)
+
+        return self._from_any(job, length, read)
 
     def _fetch(self, job: _Job, shape: PackShape, part: Part) -> memoryview:
         """Return the bytes of a part, verified."""
@@ -230,31 +251,35 @@ class Copier:
             target = content[start : start + piece.length]
 
             def from_one(supply: Supply, key: str) -> None:
-                job.expect(supply, piece.length)
                 supply.store.read_into(key, [ReadInto(piece.offset, [target])])
                 shape.check(piece, target)
 
-            self._from_any(job, from_one)
+            self._from_any(job, piece.length, from_one)
 
         self._runtime.scheduler.map(read, part.pieces)
         return content
 
-    def _from_any(self, job: _Job, read: Callable[[Supply, str], T]) -> T:
+    def _from_any(self, job: _Job, size_bytes: int, read: Callable[[Supply, str], T]) -> T:
         """Return what the first supply gives that can; wrong bytes are asked for twice."""
         failure: FwstoreError | None = None
         for source in job.supplies():
             supply, key = source
             for attempt in range(2):
+                # Outside of the try: what fails here is not the source but the own store, which keeps the leases.
+                job.expect(supply, size_bytes)
                 try:
                     return read(supply, key)
-                except _ELSEWHERE as error:
+                except ELSEWHERE as error:
                     failure = failure or _told(error, supply, key)
+                    if isinstance(error, Unavailable):
+                        self._was_silent(supply)
                     if attempt or not isinstance(error, Corrupt):
                         break
             job.put_last(source)
-            if isinstance(failure, Unavailable):
-                self._silent.add(supply.name)
         raise failure or InternalError(f"{job.copy.key} has no supply")
+
+    def _was_silent(self, supply: Supply) -> None:
+        self._silent_until_s[supply.name] = self._runtime.clock.monotonic() + SILENT_S
 
     def _staged(self, job: _Job, shape: PackShape, part: Part) -> memoryview | None:
         """Return a part that an earlier attempt brought, verified again, or None."""

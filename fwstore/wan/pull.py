@@ -19,15 +19,13 @@ from fwstore.base.errors import (
     FwstoreError,
     InternalError,
     NotFound,
-    PermissionDenied,
-    Unavailable,
 )
 from fwstore.base.ids import write_id
 from fwstore.codec.hashing import ContentHash
 from fwstore.content.verified import Origin, read_object
 from fwstore.format.groups import GroupRange, groups_cover, groups_meet
 from fwstore.format.packtable import PackInfo, parse_pack_table
-from fwstore.format.record import AnyBody, Hold, Unpin
+from fwstore.format.record import AnyBody, Hold, ObjectRef, Unpin
 from fwstore.format.root import parse_root
 from fwstore.format.summary import CondemnEntry, HoldEntry, SnapshotEntry
 from fwstore.log.condemned import read_condemned
@@ -36,7 +34,7 @@ from fwstore.log.log import Log
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
-from fwstore.wan.copy import Copier, CopyTally, PackCopy, Supply
+from fwstore.wan.copy import ELSEWHERE, Copier, CopyTally, PackCopy, Supply
 from fwstore.wan.localise import LocalManifest, RemoteManifest, check_identity, localise
 
 T = TypeVar("T")
@@ -44,7 +42,18 @@ T = TypeVar("T")
 # Neighbours in time list nearly all packs that were here before; what they miss is looked at itself.
 _PROOFS_READ = 8
 _ATTEMPTS = 3
-_ELSEWHERE = (NotFound, Corrupt, Unavailable, PermissionDenied)
+
+
+class _NobodyHas(FwstoreError):
+    """A pack of a snapshot that no site with the same root can give.
+
+    Args:
+        why: What the nearest one said.
+    """
+
+    def __init__(self, why: FwstoreError) -> None:
+        super().__init__(why.message)
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,8 @@ class Puller:
         self._runtime = runtime
         self._hash = content_hash
         self._copier = Copier(log.store, runtime, content_hash)
+        # What stands here under an intent stays until its name is condemned, and then nobody refers to it again.
+        self._verified: set[str] = set()
 
     def pull(self, offers: Sequence[Offer]) -> Pulled:
         """Copy a snapshot from the first site that can give it, with the help of the others.
@@ -150,8 +161,9 @@ class Puller:
         return self._from_any(offers, from_one)
 
     def copy(self, packs: Sequence[PackCopy]) -> CopyTally:
-        """Copy some packs of a snapshot that is prepared, as `Copier.copy` does."""
-        return self._copier.copy(packs)
+        """Copy some packs of a snapshot that is prepared, as `Copier.copy` does; none is verified twice."""
+        left = [copy for copy in packs if copy.key not in self._verified]
+        return self._copier.copy(left, self._verified.add)
 
     def withdraw(self, intent: HoldEntry) -> None:
         """End an intent that nobody will bring to its end; what was copied is garbage then."""
@@ -165,13 +177,19 @@ class Puller:
         self, offers: Sequence[Offer], attempt: Callable[[Offer, Sequence[Offer]], T]
     ) -> T:
         failure: FwstoreError | None = None
+        asked_in_vain: list[ObjectRef] = []
         for number, offer in enumerate(offers):
+            if offer.entry.root in asked_in_vain:
+                continue
             others = [*offers[number + 1 :], *offers[:number]]
             try:
                 return attempt(offer, others)
             except Expired:
                 raise
-            except _ELSEWHERE as error:
+            except _NobodyHas as error:
+                asked_in_vain.append(offer.entry.root)
+                failure = failure or self._judged(offer, error.why)
+            except ELSEWHERE as error:
                 failure = failure or self._judged(offer, error)
         raise failure or InternalError("a snapshot was to be pulled from nowhere")
 
@@ -271,7 +289,7 @@ class Puller:
     def _stands(self, fold: Fold, entry: SnapshotEntry, groups: Sequence[GroupRange]) -> bool:
         """Return whether an intent covers a snapshot, or needs not, because it is here."""
         intents = (
-            hold for hold in fold.holds.values() if hold.intent and hold.snapshot == entry.id
+            hold for hold in tuple(fold.holds.values()) if hold.intent and hold.snapshot == entry.id
         )
         complete = fold.is_complete(entry.id)
         return complete or any(groups_cover(one.groups, groups) for one in intents)
@@ -321,16 +339,20 @@ class Puller:
         packs = [copy for copy in prepared.packs.values() if copy.key not in proven]
         # Workers beside each other begin at different packs, and find what the others have brought.
         first = int(self._runtime.ids.uniform() * len(packs))
-        return self._copier.copy([*packs[first:], *packs[:first]])
+        try:
+            return self.copy([*packs[first:], *packs[:first]])
+        except ELSEWHERE as error:
+            raise _NobodyHas(error) from error
 
     def _proven(self, entry: SnapshotEntry, keys: Sequence[str]) -> set[str]:
         """Return the keys that a record here proves to be here; an intent proves nothing."""
         log, fold = self.log, self.log.fold
         wanted, proven = set(keys), set[str]()
-        holds = [hold for hold in fold.holds.values() if not hold.intent]
+        # Other threads append to the same log meanwhile.
+        entries, holds = dict(fold.entries), tuple(fold.holds.values())
         roots: list[SnapshotEntry | HoldEntry] = [
-            *(fold.entries[name] for name in fold.roots()),
-            *holds,
+            *(entries[name] for name in fold.roots() if name in entries),
+            *(hold for hold in holds if not hold.intent),
         ]
         roots.sort(key=lambda root: (abs(root.term - entry.term), abs(root.save - entry.save)))
         for root in roots[:_PROOFS_READ]:

@@ -1,7 +1,7 @@
 """The sites of a topology, as the processes of one of them know them.
 
-Invariant: what is given out as a site said so itself, is not another than was met under its name before, and
-has no second name. Nothing is asked before it is needed, and a site that does not answer is asked again only after
+Invariant: what is given out as a site said so itself, is not another than was met under its name before unless that was
+retired, was not retired, and has no second name. Nothing is asked before it is needed, and a site that does not answer is asked again only after
 a pause.
 """
 
@@ -17,12 +17,14 @@ from fwstore.base.notices import tell
 from fwstore.base.topology import SiteConfig, Topology
 from fwstore.format.keys import known_site_key
 from fwstore.format.site import SITE_BYTES_MAX, KnownSite, encode_site, parse_known_site
+from fwstore.log.retired import refuse_retired
 from fwstore.log.site import UNHEARD, Site, create_site, open_site, with_patience
 from fwstore.log.tail import get_parsed
 from fwstore.sched import Runtime
 from fwstore.store.address import open_store
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
+from fwstore.wan.retirements import Retirements
 
 ASK_AGAIN_S = 30.0
 
@@ -37,6 +39,7 @@ class Silence:
         since: When that was noticed, in seconds since the Unix epoch, for display.
         uuid: Of the site, where it is known.
         vacant: It answered, and is no site yet.
+        retired: It was retired, and none came after it yet.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Silence:
     since: float
     uuid: str | None = None
     vacant: bool = False
+    retired: bool = False
 
     @property
     def elector(self) -> str:
@@ -65,6 +69,21 @@ class _Acquaintance:
     told: bool = False
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What a site remembers under the name of another one.
+
+    Attributes:
+        key: Where it stands, or would.
+        found: As which site the other one was met.
+        retired: The site that was retired under that name before, or None.
+    """
+
+    key: str
+    found: KnownSite | None
+    retired: str | None
+
+
 class Sites:
     """The sites of a topology, seen from one of them.
 
@@ -74,6 +93,11 @@ class Sites:
         store: Of the local site.
         runtime: Time, ids, threads, limits.
         hash_key: Id of the key of all hashes, or None.
+
+    Attributes:
+        topology: Names them.
+        local: Name of the site of this process.
+        retirements: What is known of sites that were retired.
     """
 
     def __init__(
@@ -93,6 +117,8 @@ class Sites:
         self._hash_key = hash_key
         self._known = {name: _Acquaintance(config) for name, config in topology.sites.items()}
         self._known[self.local].brisk = self._known[self.local].patient = store
+        self.retirements = Retirements()
+        self._look_again = 0.0
 
     @property
     def patience_s(self) -> float:
@@ -121,16 +147,13 @@ class Sites:
             Conflict: Its store is another site than was met under its name.
             InvalidInput: It is another site of the topology under a second name.
         """
-        known = self._known[name]
-        if known.site is not None:
-            return known.site
-        if known.silence is not None and self._runtime.clock.monotonic() < known.ask_again:
-            return known.silence
-        return self._meet(known)
+        self._look_for_retirements()
+        return self._ask(name)
 
     def answers(self, names: Iterable[str]) -> list[Site | Silence]:
         """Return what `ask` returns for some sites, asked side by side."""
-        return self._runtime.scheduler.map(self.ask, list(names))
+        self._look_for_retirements()
+        return self._ask_all(names)
 
     def reachable(self, *, keeping: bool = False) -> list[Site]:
         """Return the other sites that answer; of those that keep checkpoints alone, if so wished."""
@@ -150,11 +173,21 @@ class Sites:
             Conflict: The local store is another site than others have met, or it has the name of another one.
             InvalidInput: A site has two names.
             Unavailable: The local store is empty, and whether others have met it cannot be asked.
+            Fenced: The local site was retired.
         """
-        self.answers(self._others())
+        self.hear_of_retirements()
         home = self._settle_home()
+        self.retirements.keep(home, self._runtime)
+        self._meet_retired_again()
         self._runtime.scheduler.map(self._settle, self._others())
         return home
+
+    def hear_of_retirements(self) -> None:
+        """Ask every site that answers which sites were retired."""
+        others = [site for site in self._ask_all(self._others()) if isinstance(site, Site)]
+        self._runtime.scheduler.map(self._hear_of_retirements_at, others)
+        self._hear_of_own_retirements()
+        self._meet_retired_again()
 
     def lose(self, name: str, error: FwstoreError) -> None:
         """Take note that a site does not answer any more; it is asked again after a pause."""
@@ -175,6 +208,47 @@ class Sites:
                 if store is not None:
                     store.close()
 
+    def _ask(self, name: str) -> Site | Silence:
+        known = self._known[name]
+        if known.site is not None:
+            return known.site
+        if known.silence is not None and self._runtime.clock.monotonic() < known.ask_again:
+            return known.silence
+        return self._meet(known)
+
+    def _ask_all(self, names: Iterable[str]) -> list[Site | Silence]:
+        return self._runtime.scheduler.map(self._ask, list(names))
+
+    def _look_for_retirements(self) -> None:
+        """Look now and then which retirements the local store holds; where one may not be in force, ask others."""
+        now = self._runtime.clock.monotonic()
+        if len(self._known) == 1 or now < self._look_again:
+            return
+        self._look_again = now + ASK_AGAIN_S
+        self._hear_of_own_retirements()
+        if self.retirements.pending():
+            self.hear_of_retirements()
+
+    def _meet_retired_again(self) -> None:
+        """Forget what was known of sites that were retired meanwhile."""
+        for name in self._others():
+            known = self._known[name]
+            met = known.site or known.silence
+            is_news = not isinstance(met, Silence) or not met.retired
+            if met is not None and is_news and self.retirements.of(met.uuid) is not None:
+                known.site = known.silence = None
+
+    def _hear_of_own_retirements(self) -> None:
+        home = self._known[self.local].site
+        if home is not None:
+            self.retirements.hear(self._store, home.uuid)
+
+    def _hear_of_retirements_at(self, site: Site) -> None:
+        try:
+            self.retirements.hear(site.store, site.uuid)
+        except UNHEARD as error:
+            self.lose(site.name, error)
+
     def _others(self) -> list[str]:
         return [name for name in self._known if name != self.local]
 
@@ -184,12 +258,12 @@ class Sites:
             other for other in self._others() if other != name and self._known[other].config.keeps
         ]
         complete, met = True, set()
-        for other in self.answers(askable):
+        for other in self._ask_all(askable):
             if isinstance(other, Silence):
-                complete = complete and other.vacant
+                complete = complete and (other.vacant or other.retired)
                 continue
             try:
-                found = self._remembered_at(other.store, name)
+                found = self._memory(other.store, name).found
             except UNHEARD as error:
                 self.lose(other.name, error)
                 complete = False
@@ -206,15 +280,17 @@ class Sites:
             if met:
                 raise Conflict(
                     f"{self._store.url} was wiped: others have met {self.local} as site {', '.join(met)}, and "
-                    "it holds nothing; restore it, or give it a new name in the topology and retire the old site"
+                    "it holds nothing; restore it, or retire the old site from another one"
                 ) from error
             if not complete:
                 raise Unavailable(
                     f"{self._store.url} is empty, and not every site can be asked whether it has met {self.local} "
                     "before: try again when all answer, or restore it if it was wiped"
                 ) from error
+            self._refuse_retired_uuid(known)
             self._create(known, self._store, self._runtime)
             home, (met, _) = self.home(), self._met_by_others(self.local)
+        refuse_retired(home, self.retirements.heard(home.uuid))
         for uuid in met - {home.uuid}:
             raise Conflict(
                 f"{_claims(home)}, and others have met {self.local} as site {uuid}: was it wiped and made anew, or "
@@ -225,7 +301,7 @@ class Sites:
     def _settle(self, name: str) -> None:
         """Make an empty store a site, and remember who answers."""
         known = self._known[name]
-        answer = self.ask(name)
+        answer = self._ask(name)
         if isinstance(answer, Silence) and answer.vacant and known.brisk is not None:
             answer = self._found(known, known.brisk)
         if isinstance(answer, Site) and not known.remembered:
@@ -240,6 +316,7 @@ class Sites:
                 "its store is empty, and not every site can be asked whether it was met before",
             )
         if not met:
+            self._refuse_retired_uuid(known)
             try:
                 made = self._create(known, store, self._brisk)
             except UNHEARD as error:
@@ -252,26 +329,43 @@ class Sites:
             known, f"{store.url} was wiped: others have met it as site {', '.join(met)}", min(met)
         )
 
+    def _refuse_retired_uuid(self, known: _Acquaintance) -> None:
+        if self.retirements.of(known.config.uuid) is not None:
+            raise InvalidInput(
+                f"the topology says that {known.config.name} is site {known.config.uuid}, which was retired: take "
+                "uuid= out, or write another one"
+            )
+
     def _create(self, known: _Acquaintance, store: Store, runtime: Runtime) -> Site:
         name, uuid = known.config.name, known.config.uuid
         return create_site(store, runtime, name=name, uuid=uuid, hash_key=self._hash_key)
 
     def _meet(self, known: _Acquaintance) -> Site | Silence:
-        remembered = self._remembered_at(self._store, known.config.name)
-        uuid = known.config.uuid if remembered is None else remembered.site
+        memory = self._memory(self._store, known.config.name)
+        # As which site others have met it was told when it was to be founded.
+        heard = None if known.silence is None else known.silence.uuid
+        last = memory.retired or self.retirements.named(known.config.name)
+        uuid = memory.found.site if memory.found else known.config.uuid or last or heard
+        retired = memory.found is None and last is not None
         try:
             if known.brisk is None:
                 known.brisk = _open(known.config, self._brisk)
             said = open_site(known.brisk, hash_key=self._hash_key)
         except NotFound as error:
-            if remembered is None:
+            if memory.found is None:
                 # Nobody has written there yet; the first writer makes it a site.
                 wall = self._runtime.clock.wall()
-                return Silence(known.config.name, error.message, wall, uuid, vacant=True)
+                return Silence(
+                    known.config.name, error.message, wall, uuid, vacant=True, retired=retired
+                )
             return self._be_silent(known, f"it was site {uuid} and was wiped: {error}", uuid)
         except UNHEARD as error:
-            return self._be_silent(known, error.message, uuid)
-        return self._take_in(known, said, remembered)
+            return self._be_silent(known, error.message, uuid, retired=retired)
+        gone = self.retirements.of(said.uuid)
+        if gone is not None:
+            told = f"{_claims(said)}, which was retired: {gone.reason}"
+            return self._be_silent(known, told, uuid, retired=retired)
+        return self._take_in(known, said, memory.found)
 
     def _take_in(
         self, known: _Acquaintance, said: Site, remembered: KnownSite | None
@@ -282,8 +376,8 @@ class Sites:
             expected = known_as.pop()
             told = (
                 f"{_claims(said)}, and {known.config.name} is site {expected} here: it was wiped and made anew, or the "
-                "stores of two sites are mixed up; restore it, or give it a new name in the topology and retire "
-                "the old site"
+                "stores of two sites are mixed up; restore it, or retire the old "
+                "site"
             )
             return self._be_silent(known, told, expected)
         return self._accept(known, said, remembered)
@@ -306,22 +400,37 @@ class Sites:
         known.remembered = known.remembered or remembered is not None
         return known.site
 
-    def _be_silent(self, known: _Acquaintance, reason: str, uuid: str | None = None) -> Silence:
+    def _be_silent(
+        self,
+        known: _Acquaintance,
+        reason: str,
+        uuid: str | None = None,
+        *,
+        retired: bool = False,
+    ) -> Silence:
         before, site = known.silence, known.site
         known.silence = Silence(
             name=known.config.name,
             reason=reason,
             since=self._runtime.clock.wall() if before is None else before.since,
             uuid=uuid or (site.uuid if site else None) or (before.uuid if before else None),
+            retired=retired,
         )
         known.site, known.ask_again = None, self._runtime.clock.monotonic() + ASK_AGAIN_S
-        if not known.told:
+        if not known.told and not retired:
             known.told = True
             tell(f"site {known.config.name} is silent: {reason}")
         return known.silence
 
-    def _remembered_at(self, store: Store, name: str) -> KnownSite | None:
-        return get_parsed(store, known_site_key(name), SITE_BYTES_MAX, parse_known_site)
+    def _memory(self, store: Store, name: str) -> _Memory:
+        """Return what a site remembers under a name: behind a site that was retired stands the one that came after it."""
+        retired = None
+        while True:
+            key = known_site_key(name, after=retired)
+            found = get_parsed(store, key, SITE_BYTES_MAX, parse_known_site)
+            if found is None or self.retirements.of(found.site) is None:
+                return _Memory(key, found, retired)
+            retired = found.site
 
     def _remember(self, known: _Acquaintance, site: Site) -> None:
         """Write down which uuid was met under a name; whoever was first decides."""
@@ -332,9 +441,9 @@ class Sites:
             time=runtime.clock.wall(),
             write_id=write_id(runtime.ids),
         )
-        key = known_site_key(site.name)
+        key = self._memory(self._store, site.name).key
         if not create_once(self._store, key, [encode_site(made)], runtime):
-            self._take_in(known, site, self._remembered_at(self._store, site.name))
+            self._take_in(known, site, self._memory(self._store, site.name).found)
         known.remembered = True
 
 

@@ -40,6 +40,7 @@ class SiteStatus:
         uuid: What its store says it is, where that is known.
         silent_since: Seconds since the Unix epoch, or None where it answers.
         reason: Why it does not answer, or what else is wrong with it.
+        retired: It was retired, and none came after it under its name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SiteStatus:
     uuid: str | None = None
     silent_since: float | None = None
     reason: str = ""
+    retired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +246,9 @@ class Overview:
             return replace(common, silent_since=self._runtime.clock.wall(), reason=error.message)
         if isinstance(answer, Silence):
             silent = replace(common, silent_since=answer.since, reason=answer.reason)
-            return replace(silent, uuid=answer.uuid)
+            gone = self._sites.retirements.of(answer.uuid)
+            reason = answer.reason if gone is None else gone.reason
+            return replace(silent, uuid=answer.uuid, retired=answer.retired, reason=reason)
         return replace(common, uuid=answer.uuid)
 
 

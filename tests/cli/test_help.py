@@ -40,7 +40,11 @@ def _section(command: str) -> str:
 def test_the_commands_are_those_that_were_promised() -> None:
     promised = "ls show log inspect diff du verify doctor fork pin unpin rm gc export import"
     promised += " status resume-plan"
-    groups = {"branch": "list promote", "replicate": "once run plan explain worker"}
+    groups = {
+        "branch": "list promote",
+        "replicate": "once run plan explain worker",
+        "site": "retire",
+    }
     grouped = [f"{group} {name}" for group, names in groups.items() for name in names.split()]
     assert sorted(COMMANDS) == sorted([*promised.split(), *grouped])
     assert all(group.help for group in _GROUP.commands.values())

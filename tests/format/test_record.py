@@ -15,7 +15,7 @@ from fwstore.format.condemned import parse_condemned
 from fwstore.format.lease import parse_lease, parse_work_claim
 from fwstore.format.lineage import parse_claim, parse_lineage
 from fwstore.format.record import KINDS, Commit, encode_record, parse_record
-from fwstore.format.site import parse_known_site, parse_site
+from fwstore.format.site import parse_known_site, parse_retired_site, parse_site
 from fwstore.format.summary import parse_hint, parse_summary
 from fwstore.format.vote import parse_receipt, parse_vote
 from support.damage import rechecked, unchecked
@@ -30,6 +30,7 @@ PARSERS = {
     "name": lambda stored: parse_claim(stored, "name"),
     "site": lambda stored: parse_site(stored, "site"),
     "known": lambda stored: parse_known_site(stored, "known site"),
+    "retired": lambda stored: parse_retired_site(stored, "retired site"),
     "record": lambda stored: parse_record(stored, "slot"),
     "lease": lambda stored: parse_lease(stored, "lease"),
     "claim": lambda stored: parse_work_claim(stored, "claim"),

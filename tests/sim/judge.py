@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from blake3 import blake3
@@ -22,8 +23,13 @@ from sim.ledger import Ledger, Saved
 from sim.place import Place
 
 _SLOT = re.compile(r"meta/(.+@[0-9]+)/_log/([0-9]{6})/([0-9]{3})")
-_ONCE = re.compile(r"fwstore\.json|catalog/.+|meta/_names/.+|meta/.+/_(term|condemned)/.+")
+_ONCE = re.compile(
+    r"fwstore\.json|_site/.+|sites/.+|catalog/.+|meta/_names/.+|meta/.+/_(term|condemned)/.+"
+)
+_VOTE = re.compile(r"meta/.+/_term/[0-9]+")
 _BORN = re.compile(r"catalog/[^@]+@[0-9]+")
+# An answer may be so old; whoever got one may not have heard of a retirement.
+_STALE_S = 6.0
 _GARBAGE = re.compile(r"packs/.+|meta/.+/_(snap|hold)/.+")
 
 
@@ -43,6 +49,9 @@ class Judge:
         acked: Where every snapshot that was acknowledged has its record.
         held: Pins that nobody may lift now.
         asked: Snapshots from which somebody asked to go on.
+        retired: By name of a store, the uuid of the site that was retired there and since when.
+        forced: Somebody was retired by less than a majority, so that nobody can promise much.
+        witnesses: Names of the stores that voted when everything began; none where nobody counts votes.
         strict_base: A term must begin from the newest snapshot there is, because everybody hears everybody and reads
             what is there.
     """
@@ -55,6 +64,12 @@ class Judge:
         self.asked: set[str] = set()
         self.held: set[str] = set()
         self.strict_base = True
+        self.retired: dict[str, tuple[str, float]] = {}
+        self.forced = False
+        self.witnesses: frozenset[str] = frozenset()
+        self._voters: dict[str, str | None] = {}
+        # By term, holder and home: by whom a candidate was voted for, and when.
+        self._votes: dict[tuple[int, str, str], dict[str, float]] = {}
         self._opened: dict[tuple[str, int], str] = {}
         self._born: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -75,6 +90,8 @@ class Judge:
                 self._record(place, ledger, int(found[2]) * 1000 + int(found[3]), content)
         elif before is not None and before != content and _ONCE.fullmatch(key):
             self._accuse(f"{key} was written again with other bytes")
+        elif _VOTE.fullmatch(key):
+            self._voted(place, json.loads(content))
         elif _BORN.fullmatch(key):
             uuid = json.loads(content)["lineage"]
             if self._born.setdefault(key, uuid) != uuid:
@@ -100,6 +117,10 @@ class Judge:
         if snapshot not in ledger.saved:
             self._accuse(f"{snapshot} was acknowledged and no record of it counts")
         self.acked[snapshot] = (place, label)
+
+    def retire(self, name: str, uuid: str, when: float) -> None:
+        """Take note that a site was retired."""
+        self.retired.setdefault(name, (uuid, when))
 
     def lost(self) -> list[str]:
         """Return what was acknowledged and is neither on offer nor was expired."""
@@ -168,7 +189,9 @@ class Judge:
         opener = f"{body['holder']} at {body['home']}"
         if self._opened.setdefault((ledger.label, term), opener) != opener:
             self._accuse(f"{what} is the second of its term")
-        if body["base"] is None and any(label == ledger.label for _, label in self.acked.values()):
+        self._check_votes(term, body, what)
+        kept = {label for name, label in self.acked.values() if name not in self.retired}
+        if body["base"] is None and ledger.label in kept:
             self._accuse(f"{what} begins anew, and something of the run was acknowledged")
         if not self.strict_base or body["base"] in self.asked:
             return
@@ -192,6 +215,27 @@ class Judge:
         home = self.ledger(self._names[self._homes[body["pin"]]], ledger.label)
         if home.awaits(saved):
             self._accuse(f"{what} ends a hold of {saved.id}, which is not complete at its home")
+
+    def _voted(self, place: Place, vote: dict[str, Any]) -> None:
+        # What was founded anew after a wipe is another site than the one that has voted there.
+        if self._voters.setdefault(place.name, place.says()) == place.says():
+            who = (vote["term"], vote["holder"], vote["home"])
+            self._votes.setdefault(who, {})[place.name] = place.now()
+
+    def _check_votes(self, term: int, body: dict[str, Any], what: str) -> None:
+        """Refuse a term that was not won by a majority of those who voted when everything began."""
+        votes = self._votes.get((term, body["holder"], body["home"]), {})
+        counted = {
+            name
+            for name, when in votes.items()
+            if name not in self.retired or when < self.retired[name][1] + _STALE_S
+        }
+        majority = 2 * len(counted & self.witnesses) > len(self.witnesses)
+        if self.witnesses and not majority and not self.forced:
+            self._accuse(f"{what} was voted for by {sorted(counted)} alone")
+        uuid_since = dict(self.retired.values())
+        if min(votes.values(), default=0.0) > uuid_since.get(body["home"], inf) + _STALE_S:
+            self._accuse(f"{what} stands at a site that was retired before")
 
     def _check_expired(self, ledger: Ledger, body: dict[str, Any], what: str) -> None:
         if body["kind"] != "expire" or ledger.closed:

@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 
 from fwstore.base.errors import AlreadyExists
 from fwstore.format.keys import SITE_KEY
-from fwstore.format.site import FORMAT_MAJOR, FORMAT_MINOR, SiteObject, encode_site
+from fwstore.format.site import FORMAT_MAJOR, FORMAT_MINOR, SiteObject, encode_site, parse_site
 from fwstore.store.base import Mode
 from fwstore.store.memory import MemoryStore
 from fwstore.store.memory import _Object as Stored
@@ -54,6 +54,15 @@ class Place(MemoryStore):
             write_id=self.uuid,
         )
         self._objects[SITE_KEY] = Stored(encode_site(made), 0.0, None)
+
+    def says(self) -> str | None:
+        """Return as which site it gives itself out, or None where it is none."""
+        stored = self._objects.get(SITE_KEY)
+        return None if stored is None else parse_site(stored.content, self.name).site
+
+    def now(self) -> float:
+        """What time it is."""
+        return self._baton.now
 
     def put(
         self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None

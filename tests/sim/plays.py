@@ -15,7 +15,7 @@ from unittest import mock
 from fwstore.care.gc import collect
 from fwstore.log.history import branches, history, view_of
 from fwstore.log.pins import unpin
-from sim import actors, facade, knowing, replicators
+from sim import actors, facade, knowing, operators, replicators
 from sim.process import Process
 from sim.topology import ALONE, REMOTE, THREE, TWO_AND_A_WITNESS
 from sim.world import STORM_S, World
@@ -113,17 +113,19 @@ def prepare(seed: int, only: Container[str] | None = None) -> World:
         if rng.random() < 0.3:
             world.spawn(other.__name__, rng.choice(sites), other, 3.0)
     replicators.join(world)
+    operators.join(world)
     world.storm()
     return world
 
 
 def settle(world: World) -> None:
     """Let a last job and collections go to their ends, then hold everything against what was promised."""
-    for home in world.topology.homes:
+    operators.settle(world)
+    for home in world.homes():
         world.spawn(f"last job {home}", home, last_job)
         world.play()
     replicators.settle(world)
-    for name in world.topology.homes:
+    for name in world.homes():
         if (name, actors.LABEL) in world.judge.ledgers:
             world.spawn(f"last collector {name}", name, last_collector)
             world.play()
@@ -152,7 +154,7 @@ def last_collector(process: Process) -> None:
 
 def judge_all(world: World) -> None:
     """Compare what production says of every log with the judge's own account."""
-    world.spawn("last judge", world.topology.sites[0], _judge_all)
+    world.spawn("last judge", world.homes()[0], _judge_all)
     world.play()
 
 
@@ -162,7 +164,7 @@ def _judge_all(process: Process) -> None:
     if lost:
         world.accuse(f"acknowledged and lost: {lost}")
     for name, place in world.places.items():
-        if (name, actors.LABEL) not in world.judge.ledgers or name not in process.stores:
+        if (name, actors.LABEL) not in world.judge.ledgers or name in world.judge.retired:
             continue
         process.site = name
         ledger = world.judge.ledger(name, actors.LABEL)

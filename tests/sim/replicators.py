@@ -21,7 +21,7 @@ _ROUNDS_MAX = 6
 
 def worker(process: Process) -> Replicator:
     """What copies to the site of a process, as a new worker knows it."""
-    sites, homes = process.sites(), process.world.topology.homes
+    sites, homes = process.sites(), process.world.homes()
     own = process.store.place.name
     sources = tuple(Source(sites[name]) for name in homes if name != own)
     return Replicator(
@@ -84,7 +84,7 @@ def join(world: World) -> None:
 
 def settle(world: World) -> None:
     """Let every site fetch what it lacks, and see to it that all of it came."""
-    homes = world.topology.homes
+    homes = world.homes()
     if len(homes) < 2:
         return
     # Twice: what one site has published last the others may fetch from it.

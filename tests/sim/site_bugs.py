@@ -5,10 +5,12 @@ Invariant: a patch takes one protection away and leaves all others as they are.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fwstore.format.record import Commit, Open
 from fwstore.log.term import Term
+from fwstore.log.votes import Ballots, Electorate
 from sim.bug import Bug
 
 
@@ -39,6 +41,27 @@ def _those_who_answer(original: Any) -> Any:
 
 def _no_receipts(original: Any) -> Any:
     return lambda self, lineage: ([], True)
+
+
+def _still_counting(original: Any) -> Any:
+    def joined(self: Electorate, ballots: Any) -> Electorate:
+        found: Electorate = original(self, ballots)
+        return replace(found, retired=frozenset())
+
+    return joined
+
+
+def _as_if_none_voted_before(original: Any) -> Any:
+    def joined(self: Electorate, ballots: Ballots) -> Electorate:
+        found: Electorate = original(self, ballots)
+        named = {frozenset(site.witnesses) for site in ballots.retired.values()}
+        return replace(found, sets=found.sets - (named - self.sets))
+
+    return joined
+
+
+def _whoever_says_so(original: Any) -> Any:
+    return lambda self, found: True
 
 
 def _nothing(original: Any) -> Any:
@@ -140,5 +163,35 @@ SITE_BUGS = (
         seeds=0,
         suites=("tests/wan/test_reading.py",),
         holes=("H6",),
+    ),
+    Bug(
+        "a retired site still counts",
+        [("fwstore.log.votes.Electorate.joined", _still_counting)],
+        seeds=0,
+        suites=("tests/wan/test_retire.py",),
+    ),
+    Bug(
+        "a retired site goes on taking terms",
+        [
+            ("fwstore.log.terms.refuse_retired", _nothing),
+            ("fwstore.wan.sites.refuse_retired", _nothing),
+        ],
+        suites=("tests/wan/test_retire.py",),
+    ),
+    Bug(
+        "a retirement without a majority",
+        [
+            ("fwstore.wan.retire._need_majorities", _nothing),
+            ("fwstore.wan.retirements.Retirements._is_in_force", _whoever_says_so),
+        ],
+        seeds=0,
+        suites=("tests/wan/test_retire.py",),
+    ),
+    Bug(
+        "those who voted before a retirement are not asked",
+        [("fwstore.log.votes.Electorate.joined", _as_if_none_voted_before)],
+        seeds=0,
+        suites=("tests/wan/test_retire.py",),
+        holes=("H7",),
     ),
 )

@@ -61,6 +61,8 @@ class World:
         self.links = Links()
         self.keep_last = self.rng.choice((1, 1, 2))
         self.judge = Judge(self.accuse, self.keep_last)
+        if not self.facade:
+            self.judge.witnesses = frozenset(self.topology.witnesses)
         metadata = self.rng.random() < 0.7
         self.places = {
             name: Place(name, self.baton, self.judge, metadata=metadata)
@@ -76,6 +78,10 @@ class World:
         self.processes: list[Process] = []
         self._throttled: Counter[str] = Counter()
         self._full: Counter[str] = Counter()
+
+    def homes(self) -> list[str]:
+        """Return the homes that were not retired."""
+        return [name for name in self.topology.homes if name not in self.judge.retired]
 
     def accuse(self, what: str) -> None:
         """End the play: something does not hold."""
@@ -155,7 +161,7 @@ class World:
             pairs = {(a, b) for a in everywhere for b in everywhere if a != b and mute in (a, b)}
             begin, end = rng.uniform(0, STORM_S), rng.expovariate(0.1)
             if self.weather.strikes(f"mute{number}"):
-                self._cut_off(pairs, begin, end)
+                self.cut_off(pairs, begin, end)
         mere = [name for name in self.topology.witnesses if name not in self.topology.homes]
         begin, chance = rng.uniform(0, STORM_S), rng.random()
         if mere and chance < 0.3 and self.weather.strikes("wipe0"):
@@ -208,9 +214,11 @@ class World:
         pairs = {pair, pair[::-1]} if both else {pair}
 
         if self.weather.strikes(name):
-            self._cut_off(pairs, begin, end)
+            self.cut_off(pairs, begin, end)
 
-    def _cut_off(self, pairs: set[tuple[str, str]], begin: float, end: float) -> None:
+    def cut_off(self, pairs: set[tuple[str, str]], begin: float, end: float) -> None:
+        """Let some links carry nothing for a while."""
+
         def cut() -> None:
             if not self.weather.calm:
                 self.links.cut |= pairs

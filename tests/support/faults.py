@@ -26,7 +26,14 @@ from typing import Literal, NoReturn, TypeVar
 
 from typing_extensions import Buffer
 
-from fwstore.base.errors import AlreadyExists, Corrupt, FwstoreError, LimitExceeded, Unavailable
+from fwstore.base.errors import (
+    AlreadyExists,
+    Corrupt,
+    FwstoreError,
+    InvalidInput,
+    LimitExceeded,
+    Unavailable,
+)
 from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto, Store, Upload
 
 T = TypeVar("T")
@@ -37,6 +44,7 @@ Fault = Literal[
     "late",  # no answer; applied when `land` is called
     "conflict",  # a create is refused although the key may be free: S3's 409
     "full",  # the disk is full
+    "refuse",  # the bucket was deleted
     "flip",  # one bit of what was read is another
     "truncate",  # what was read ends early
     "stale",  # what was read is how it was some time ago
@@ -251,6 +259,8 @@ class FaultyStore:
             raise AlreadyExists(f"injected: another creates {key} now")
         if fault == "full":
             raise LimitExceeded(f"injected: no room for {name} {key}")
+        if fault == "refuse":
+            raise InvalidInput(f"injected: the bucket of {key} does not exist")
         try:
             result = operation()
         finally:

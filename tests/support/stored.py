@@ -27,7 +27,7 @@ from fwstore.format.record import (
     Unpin,
     encode_record,
 )
-from fwstore.format.site import KnownSite, SiteObject, encode_site
+from fwstore.format.site import KnownSite, RetiredSite, SiteObject, encode_site
 from fwstore.format.summary import Hint, Summary, encode_hint, encode_summary
 from fwstore.format.vote import Receipt, Vote, encode_vote
 from fwstore.log.fold import Fold
@@ -126,6 +126,16 @@ def examples() -> dict[str, bytes]:
         "site-1.json": encode_site(site),
         "known-site-1.json": encode_site(
             KnownSite(name="wisconsin", site=SITE, time=1.75e9, write_id="8" * 32)
+        ),
+        "retired-site-1.json": encode_site(
+            RetiredSite(
+                name="wisconsin",
+                site=SITE,
+                reason="burnt down",
+                witnesses=voters,
+                time=1.75e9,
+                write_id="8" * 32,
+            )
         ),
         "lease-1.json": encode_lease(
             LinkLease(turn=7, cap=125_000_000, share=62_500_000, wanted=None, lasts_ms=3000)

@@ -33,12 +33,14 @@ class Places:
         file: The topology.
         urls: Of the stores, by name of the site.
         cut: Names of the sites that other sites do not hear.
+        deleted: Names of the sites whose bucket is not there any more, to other sites.
         asked: How many requests each site got from processes of others.
     """
 
     file: Path
     urls: dict[str, str]
     cut: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
     asked: dict[str, int] = field(default_factory=dict)
 
     def open(self, site: str) -> fwstore.Repository:
@@ -70,7 +72,7 @@ class Places:
 
         def plan(operation: Operation) -> Fault | None:
             self.asked[name] = self.asked.get(name, 0) + 1
-            return "fail" if name in self.cut else None
+            return "fail" if name in self.cut else "refuse" if name in self.deleted else None
 
         return FaultyStore(open_store(url, runtime), plan)
 

@@ -13,7 +13,7 @@ from fwstore.content.footers import Pack
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
-from fwstore.wan.copy import Copier, CopyTally, PackCopy, Supply
+from fwstore.wan.copy import SILENT_S, Copier, CopyTally, PackCopy, Supply
 from support.faults import Crash, Fault, FaultyStore, Operation, crash_at, every_crash
 from support.snapshots import Site, make_runtime
 
@@ -138,6 +138,33 @@ def test_the_next_source_goes_on_where_one_dies_in_the_middle() -> None:
         copy(MemoryStore(make_runtime()), packs, FaultyStore(source, lambda o: "fail"))
     with pytest.raises(NotFound, match="site0"):
         copy(MemoryStore(make_runtime()), packs, MemoryStore(make_runtime()))
+
+
+def test_who_is_silent_is_asked_last_for_a_while_and_nobody_else_is() -> None:
+    source, packs = saved()
+    runtime, target = small_runtime(), MemoryStore(make_runtime())
+    empty = FaultyStore(MemoryStore(make_runtime()))
+    silent = FaultyStore(source, lambda o: "fail")
+    supplies = [Supply("empty", empty), Supply("silent", silent), Supply("whole", source)]
+    copier = Copier(target, runtime, ContentHash())
+    copier.copy(copies(packs[:2], *supplies))
+    assert (len(empty.operations), len(silent.operations)) == (2, 1)
+    runtime.clock.sleep(SILENT_S)
+    copier.copy(copies(packs[2:3], *supplies))
+    assert len(silent.operations) == 2
+
+
+def test_a_throttle_that_fails_is_not_blamed_on_the_source() -> None:
+    source, packs = saved()
+
+    def refuse(_: int) -> None:
+        raise Unavailable("the own store keeps no lease")
+
+    asked = FaultyStore(source)
+    copier = Copier(MemoryStore(make_runtime()), small_runtime(), ContentHash())
+    with pytest.raises(Unavailable, match=r"^the own store keeps no lease$"):
+        copier.copy(copies(packs, Supply("near", asked, refuse), Supply("third", asked)))
+    assert asked.operations == []
 
 
 def test_a_copier_that_is_killed_sends_at_most_one_part_again() -> None:

@@ -151,6 +151,17 @@ def test_what_nobody_knows_is_not_found(sites: Places) -> None:
             repository.replication.explain("run", 7)
 
 
+def test_what_is_only_elsewhere_is_not_given_up_here(sites: Places) -> None:
+    save(sites, "a", 1)
+    with sites.open("b") as repository:
+        repository.replicate()
+    save(sites, "a", 2)
+    with sites.open("b") as repository:
+        with pytest.raises(NotFound, match="step 2 of run run is not at this site but at a"):
+            repository.run("run").remove(2)
+        assert [copied.step for copied in repository.replicate().copied] == [2]
+
+
 def test_what_was_given_up_at_a_site_is_not_missing_there(sites: Places) -> None:
     save(sites, "a", 1, 2)
     with sites.open("b") as repository:

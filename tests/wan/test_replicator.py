@@ -437,6 +437,25 @@ def test_parts_of_copies_that_ended_are_collected_and_those_under_way_are_not() 
     assert not collect(fresh_log(far), ALL).garbage
 
 
+def test_parts_of_a_copy_that_began_while_a_collection_ran_are_left_alone() -> None:
+    near, saver = trained(1)
+    far = make_store()
+    replicate(far, near)
+    saver.commit(10, fresh=1)
+    (own,) = [p for p in saver.packs if p.save == saver.save]
+    part = staged_part(own.key([saver.term.keys]), 64, 10)
+
+    def begin(operation: Operation) -> None:
+        if operation.name == "list" and operation.key == saver.term.keys.staged:
+            with pytest.raises(BaseException, match="injected"):
+                replicate(FaultyStore(far, _dies_before_the_manifest), near)
+            far.put(part, [b"x" * 10], mode="overwrite")
+
+    log = open_run(FaultyStore(far, begin), saver.term)
+    assert not collect(log, ALL).garbage
+    assert keys_under(far, "staged/") == [part]
+
+
 def test_a_store_of_its_own_that_does_not_answer_is_told_and_the_next_round_goes_on() -> None:
     near, _ = trained(2)
     far = make_store()

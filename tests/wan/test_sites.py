@@ -232,6 +232,38 @@ def test_a_silent_site_is_told_of_once_and_asked_again_after_a_pause(sites: Plac
     assert len([w for w in told if "site b is silent" in str(w.message)]) == 1
 
 
+def test_a_site_whose_bucket_was_deleted_is_silent_whenever_that_is_noticed(sites: Places) -> None:
+    with sites.open("a") as repository:
+        save(repository, 1)
+        assert len(repository.sites.reachable()) == 2
+        sites.deleted = {"b", "w"}
+        # Met before: the votes and the log are asked for in vain.
+        with pytest.warns(UserWarning, match="silent: .*does not exist"):
+            assert repository.run("run").latest().step == 1
+        assert repository.run("run").unheard() == ("b", "w")
+    sites.deleted = {"b"}
+    with sites.open("a") as repository:
+        with pytest.warns(UserWarning, match="b is silent"):
+            save(repository, 2)
+        assert silent_of(repository) == ["b"]
+        assert repository.run("run").latest().step == 2
+
+
+def test_an_address_of_another_site_that_cannot_be_opened_makes_it_silent(sites: Places) -> None:
+    with sites.open("a") as repository:
+        save(repository, 1)
+
+    def open_far(url: str, runtime: Runtime, options: object) -> Store:
+        if url == sites.urls["b"]:
+            raise InvalidInput("there is no profile of that name")
+        return sites.far(url, runtime, options)
+
+    with mock.patch("fwstore.wan.sites.open_store", open_far), sites.open("a") as repository:
+        with pytest.warns(UserWarning, match="b is silent: there is no profile"):
+            save(repository, 2)
+        assert repository.replicate().copied == ()
+
+
 def test_every_site_is_opened_with_the_credentials_that_belong_to_it(sites: Places) -> None:
     text = sites.file.read_text()
     sites.file.write_text(text.replace("[sites.b]", '[sites.b]\nprofile = "far"'))

@@ -1,4 +1,4 @@
-"""Commands that look at several sites: status, resume-plan."""
+"""Commands on several sites: status, resume-plan, site retire."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ def add_sites_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command(app, "status")(status)
     command(app, "resume-plan")(resume_plan)
+    group = typer.Typer(help="Change which sites take part.")
+    command(group, "retire")(retire)
+    app.add_typer(group, name="site")
 
 
 def status(session: Session, run: RunsOption = None) -> None:
@@ -64,6 +67,40 @@ def resume_plan(session: Session, run: RunArgument) -> None:
     session.emit(plan, make_facts(facts), table)
 
 
+def retire(
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the site, as the topology has it.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="For people, kept for ever.")],
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Also a site that answers; also where less than a majority of the witnesses can agree: should the "
+            "others be alive and go on without this one, a run may have two jobs at once and two histories.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Retire a site that is lost for good, or was wiped. It cannot be taken back.
+
+    A majority of the witnesses must agree, the retired site counted: two of three, not one of two. From then
+    on it has no vote, its jobs are fenced, its logs are not read and nothing is copied from it; what only
+    it had is lost. Another site may be founded under its name: give the topology an empty store.
+    """
+    with session.repository() as repository:
+        session.confirm(f"retire site {name} for ever", yes=yes)
+        found = repository.retire_site(name, reason=reason, force=force)
+    facts = {
+        "retired": f"{found.site} ({found.uuid})",
+        "reason": found.reason,
+        "held at": ", ".join(found.held_at),
+        "forced": "yes, by less than a majority" if found.forced else "",
+    }
+    session.emit(found, make_facts(facts))
+
+
 def status_value(found: RepositoryStatus) -> dict[str, Any]:
     """Return a status for JSON."""
     return {
@@ -91,15 +128,15 @@ def _lag_value(lag: Lag) -> dict[str, Any]:
 def _status_tables(found: RepositoryStatus) -> list[Table]:
     sites = make_table("site", "role", "votes", "store", "state")
     for site in found.sites:
-        silent = site.silent_since is not None
-        state = f"silent since {show_time(site.silent_since or 0.0)}: {site.reason}"
+        since = site.silent_since
+        state = "answers" if since is None else f"silent since {show_time(since)}: {site.reason}"
         here = " (here)" if site.local else ""
         sites.add_row(
             f"{site.name}{here}",
             site.role,
             "yes" if site.witness else "",
             site.store,
-            state if silent else "answers",
+            f"retired: {site.reason}" if site.retired else state,
         )
     tables = [sites]
     capped = [link for link in found.links if link.cap is not None]

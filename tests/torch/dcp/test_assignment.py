@@ -11,7 +11,14 @@ from fwstore_torch.dcp_assignment import Assignment, take_assignment
 
 def assignment(term: int, lineage: str = "a", rank: int = 3) -> Assignment:
     ticket = SaveTicket(
-        name="run", generation=1, lineage=lineage, term=term, step=0, base=None, replaces=()
+        name="run",
+        generation=1,
+        lineage=lineage,
+        home="b",
+        term=term,
+        step=0,
+        base=None,
+        replaces=(),
     )
     return Assignment("memory://x", "run", rank, ticket, alone=False)
 
