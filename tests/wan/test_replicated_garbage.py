@@ -14,6 +14,7 @@ from fwstore.plan.retention import Keep
 from fwstore.store.memory import MemoryStore
 from support.faults import Fault, FaultyStore, Operation
 from support.lineages import (
+    SITE,
     fresh_log,
     keys_under,
     make_store,
@@ -185,7 +186,33 @@ def test_collection_here_never_takes_what_is_being_copied() -> None:
         check_replica(far)
 
 
-def test_a_hold_that_is_no_intent_is_proof_and_an_intent_ends_with_the_publish() -> None:
+@pytest.mark.parametrize("intent", [False, True])
+def test_a_hold_that_is_no_intent_is_proof(*, intent: bool) -> None:
+    """What it lists is not even looked at; what an intent covers is."""
+    near, saver = trained(1)
+    far = make_store()
+    replicate(far, near)
+    keys, entry = saver.term.keys, saver.commit(10, fresh=1)
+    (own,) = [pack.key([keys]) for pack in saver.packs if pack.save == saver.save]
+    for key in (own, keys.pack_table(entry.id, 0)):
+        far.put(key, [near.get(key, limit_bytes=1 << 20)], mode="create")
+    hold = Hold(
+        hold="4" * 32,
+        snapshot=entry.id,
+        save=entry.save,
+        home=SITE,
+        tables=entry.tables,
+        groups=entry.groups,
+        intent=intent,
+    )
+    fresh_log(far).append(lambda _: hold, term=1)
+    watched = FaultyStore(far)
+    assert steps(replicate(watched, near)) == [10]
+    reads = [o for o in watched.operations if o.key == own and not o.writes]
+    assert bool(reads) is intent
+
+
+def test_an_intent_ends_with_the_publish() -> None:
     near, saver = trained(1)
     far = make_store()
     replicate(far, near)

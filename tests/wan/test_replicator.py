@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fwstore.base.errors import Conflict, Corrupt, PermissionDenied, Unavailable
-from fwstore.log.lineage import delete, find
+from fwstore.log.lineage import delete
 from fwstore.log.pins import pin, tag
+from fwstore.log.site import Site
+from fwstore.log.terms import Candidate, take_term
 from fwstore.plan.replication import Policy
 from fwstore.store.memory import MemoryStore
 from support.faults import Fault, FaultyStore, Operation
@@ -18,10 +20,12 @@ from support.lineages import (
     make_runtime,
     make_store,
     pack_keys,
+    read_packs,
     resume,
     trained,
 )
 from support.replicas import (
+    THIRD,
     check_replica,
     differing,
     published,
@@ -179,16 +183,19 @@ def test_what_was_heard_is_derived_and_lost_without_harm() -> None:
 def test_another_lineage_of_the_same_name_is_refused_with_both_uuids() -> None:
     near, saver = trained(1)
     other = make_store()
-    resume(other, make_runtime(55))
-    other_lineage = find(other, "run")
-    assert other_lineage is not None
-    born = FaultyStore(other)
-    report = replicate(make_store(), near, born)
-    if other_lineage.lineage != saver.term.lineage:
-        (trouble,) = report.troubles
-        assert isinstance(trouble.error, Conflict)
-        assert saver.term.lineage in str(trouble.error)
-        assert other_lineage.lineage in str(trouble.error)
+    # The uuid of a lineage follows from its witnesses.
+    alone = Site(THIRD, "third", other)
+    stands = Candidate(
+        name="run", home=alone, witnesses=(alone,), holder="job", read_packs=read_packs
+    )
+    term = take_term(stands, make_runtime(55))
+    assert term.lineage != saver.term.lineage
+    report = replicate(make_store(), near, other)
+    (trouble,) = report.troubles
+    assert isinstance(trouble.error, Conflict)
+    assert trouble.site == "third"
+    assert saver.term.lineage in str(trouble.error)
+    assert term.lineage in str(trouble.error)
     assert steps(report) == [0]
 
 
