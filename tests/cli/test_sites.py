@@ -86,6 +86,15 @@ def test_plan_and_explain_tell_why(at: At) -> None:
     assert "will be copied" in at("far", "replicate", "explain", "gpt@10").output
 
 
+def test_a_plan_that_could_not_look_everywhere_says_so(at: At, topology: Path) -> None:
+    at("far", "replicate", "once")
+    shutil.rmtree(topology.parent / "near")
+    with pytest.warns(UserWarning, match="near is silent"):
+        told = at("far", "replicate", "plan")
+    assert told.code == ExitCode.UNAVAILABLE
+    assert "near: site near is silent" in told.errors
+
+
 def test_status_tells_the_lag_before_and_after(at: At) -> None:
     before = at("near", "status", "--json").value
     assert [site["name"] for site in before["sites"]] == ["near", "far", "third"]

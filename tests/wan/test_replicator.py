@@ -206,8 +206,20 @@ def test_a_run_that_was_deleted_here_is_not_brought_back() -> None:
     delete(fresh_log(far), "not wanted here")
     saver.commit(10)
     report = replicate(far, near)
-    assert report.copied == ()
-    assert "deleted here" in str(report.troubles[0].error)
+    assert (report.copied, report.left, report.troubles) == ((), (), ())
+
+
+def test_a_run_that_is_deleted_here_in_the_middle_ends_the_round() -> None:
+    near, _ = trained(3)
+    far = make_store()
+
+    def delete_meanwhile(operation: Operation) -> None:
+        if operation.name == "read_into" and published(far) == [20]:
+            delete(fresh_log(far), "not wanted here")
+
+    report = replicate(far, FaultyStore(near, delete_meanwhile))
+    assert steps(report) == [20]
+    assert len(report.troubles) == 1, "the copy that was under way"
 
 
 def test_a_run_that_no_policy_sends_here_leaves_no_trace() -> None:
