@@ -51,7 +51,7 @@ from fwstore.plan.retention import Keep
 from fwstore.replication import Replication, ResumePlan, Whereabouts
 from fwstore.repository import Repository, open  # noqa: A004 - fwstore.open()
 from fwstore.run import Run
-from fwstore.wan.reports import LineagePlan, ReplicationReport
+from fwstore.wan.reports import LineagePlan, ReplicationReport, RoundPlan
 from fwstore.wan.retire import Retirement
 from fwstore.wan.status import RepositoryStatus
 
@@ -86,6 +86,7 @@ __all__ = [
     "RepositoryStatus",
     "ResumePlan",
     "Retirement",
+    "RoundPlan",
     "Run",
     "SaveHandle",
     "SaveStatistics",

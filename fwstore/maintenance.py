@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Literal
 
 from fwstore.base.errors import Corrupt, NotFound
 from fwstore.care.gc import GcOptions, GcReport, collect
-from fwstore.care.problems import Problem, VerifyReport, join_reports
+from fwstore.care.heal import Elsewhere, Healer
+from fwstore.care.problems import Problem, VerifyReport, join_reports, settle
+from fwstore.care.quarantine import find_quarantined
 from fwstore.care.verify import VerifyOptions, verify_run
 from fwstore.checkpoint.access import Access
-from fwstore.format.keys import LineageKeys
+from fwstore.format.keys import LineageKeys, run_of_quarantined
 from fwstore.log.lineage import all_generations, read_lineage
 from fwstore.plan.mark import Garbage
 from fwstore.plan.retention import Verdict
 from fwstore.store.directory import DirectoryStore
+from fwstore.wan.copy import Supply
+from fwstore.wan.sites import Silence
 
 if TYPE_CHECKING:
     from fwstore.repository import Repository
@@ -71,14 +75,25 @@ def collect_all(
     progress: Progress | None,
     *,
     dry_run: bool,
+    quarantine: bool,
 ) -> CollectionReport:
     """Collect the garbage of some runs, or of all with all their generations, and unfinished uploads.
+
+    Args:
+        repository: Whose.
+        names: Of the runs; None for all.
+        options: How each is collected, from what hears of its garbage.
+        progress: Called with (runs done, runs in all).
+        dry_run: Change nothing.
+        quarantine: Remove also the bad bytes that repairs have kept.
 
     Raises:
         NotFound: A run that was named does not exist.
     """
     accesses = _lenders_last(list(lineages(repository, names)))
     actions = clean_uploads(repository, dry_run=dry_run)
+    if quarantine:
+        actions += _empty_quarantine(repository, names, dry_run=dry_run)
     freed, kept = sum(action.size_bytes for action in actions), 0
     returned: frozenset[str] = frozenset()
     for number, access in enumerate(accesses):
@@ -132,23 +147,49 @@ def verify_all(
     """
     reports: list[VerifyReport] = []
     progress = _Joined(options.progress)
+    elsewhere = _elsewhere(repository) if options.repair else None
     for keys in _generations(repository, names):
         try:
             access = _access(repository, keys)
         except Corrupt as error:
-            reports.append(_unreadable(keys, error))
+            lost = _unreadable(keys, error)
+            reports.append(settle(lost) if options.repair else lost)
             continue
         if access is not None:
             progress.next_run()
             of_run = replace(options, progress=progress)
-            reports.append(verify_run(access.origin, access.log, of_run))
-    report = join_reports(reports)
+            healer = None if elsewhere is None else _healer(repository, access, elsewhere)
+            reports.append(verify_run(access.origin, access.log, of_run, healer))
+    kept = find_quarantined(repository.store, names)
+    report = replace(join_reports(reports), quarantined=kept)
     if options.step is not None and not report.checkpoints and not report.problems:
         where = "any run" if names is None else f"run {', '.join(names)}"
         raise NotFound(
             f"there is no checkpoint of step {options.step} in {where} of {repository.url}"
         )
     return report
+
+
+def _elsewhere(repository: Repository) -> Elsewhere:
+    """Return from where bytes may come; they wait for all others that want the link."""
+    sites, links = repository.sites, repository.links
+    keeping = [s.name for s in sites.topology.sites.values() if s.keeps and s.name != sites.local]
+    answers = sites.answers(keeping)
+    return Elsewhere(
+        supplies=tuple(
+            Supply(one.name, sites.patient_store(one.name), links.throttle(one, spare=True))
+            for one in answers
+            if not isinstance(one, Silence)
+        ),
+        silent={one.name: one.reason for one in answers if isinstance(one, Silence)},
+    )
+
+
+def _healer(repository: Repository, access: Access, elsewhere: Elsewhere) -> Healer:
+    runtime = repository.runtime
+    paced = replace(runtime, limits=repository.links.paced(runtime.limits))
+    content_hash = repository.content_hash
+    return Healer(access.log, paced, content_hash, elsewhere, repository.open_log)
 
 
 class _Joined:
@@ -193,6 +234,26 @@ def clean_uploads(repository: Repository, *, dry_run: bool) -> list[CollectedAct
     reason = "object that a killed process was writing"
     return [
         CollectedAction(run="", action="delete", key=one.key, size_bytes=one.size, reason=reason)
+        for one in found
+    ]
+
+
+def _empty_quarantine(
+    repository: Repository, names: Sequence[str] | None, *, dry_run: bool
+) -> list[CollectedAction]:
+    """Remove what repairs have kept of bad bytes."""
+    found = find_quarantined(repository.store, names)
+    if not dry_run:
+        repository.store.delete([one.key for one in found])
+    reason = "bad bytes that a repair has kept"
+    return [
+        CollectedAction(
+            run=run_of_quarantined(one.key),
+            action="delete",
+            key=one.key,
+            size_bytes=one.size,
+            reason=reason,
+        )
         for one in found
     ]
 

@@ -5,11 +5,13 @@ Invariant: everything here is done for the local site; other sites are only read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fwstore.base.errors import Conflict, NotFound, Unavailable
+from fwstore.base.units import parse_duration
 from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.format.keys import parse_snapshot_id
 from fwstore.format.summary import SnapshotEntry
@@ -18,7 +20,7 @@ from fwstore.plan.replication import Policy
 from fwstore.store.base import Store
 from fwstore.wan.line import Destination, Source
 from fwstore.wan.replicator import Replicator
-from fwstore.wan.reports import LineagePlan, ReplicationReport
+from fwstore.wan.reports import ReplicationReport, RoundPlan
 from fwstore.wan.retire import Retirement, retire
 from fwstore.wan.sites import Silence
 from fwstore.wan.status import Overview, RepositoryStatus, RunFolds
@@ -100,25 +102,29 @@ class Replication:
         self._replicator: Replicator | None = None
         self._sources: tuple[str, ...] = ()
 
-    def once(self, runs: Collection[str] | None = None) -> ReplicationReport:
+    def once(
+        self, runs: Collection[str] | None = None, *, at_most: str | float | None = None
+    ) -> ReplicationReport:
         """Bring here what this site wants and other sites have, until nothing is left that can be brought now.
 
         Args:
             runs: Names of runs; None for all.
+            at_most: Begin no checkpoint after so long, such as "60s"; the report says whether there is more to bring.
 
         Raises:
             Conflict: A store is not the site that it stands for.
         """
         self.repository.sites.join()
-        return self._worker().once(runs)
+        at_most_s = math.inf if at_most is None else parse_duration(at_most)
+        return self._worker().once(runs, at_most_s=at_most_s)
 
     def retire(self, name: str, reason: str, *, force: bool = False) -> Retirement:
         """Retire a site that was lost for good; see `SeveralSites.retire_site`."""
         repository = self.repository
         return retire(repository.sites, name, reason, repository.runtime, force=force)
 
-    def plan(self, runs: Collection[str] | None = None) -> tuple[LineagePlan, ...]:
-        """Return what `once` would bring, in order, and what it would not, with why.
+    def plan(self, runs: Collection[str] | None = None) -> RoundPlan:
+        """Return what `once` would bring, in order, and what it would not, with why; and what could not be looked at.
 
         Args:
             runs: Names of runs; None for all.
@@ -274,16 +280,19 @@ class SeveralSites:
 
     replication: Replication
 
-    def replicate(self, *, runs: Collection[str] | None = None) -> ReplicationReport:
+    def replicate(
+        self, *, runs: Collection[str] | None = None, at_most: str | float | None = None
+    ) -> ReplicationReport:
         """Bring here what this site wants and other sites have, once; safe beside anything else.
 
         Args:
             runs: Names of runs; None for all.
+            at_most: Begin no checkpoint after so long, such as "60s"; the report says whether there is more to bring.
 
         Raises:
             Conflict: A store is not the site that it stands for.
         """
-        return self.replication.once(runs)
+        return self.replication.once(runs, at_most=at_most)
 
     def status(self, *, runs: Collection[str] | None = None) -> RepositoryStatus:
         """Return what every site that answers has, and how far it is behind.

@@ -23,7 +23,6 @@ from fwstore.care.problems import VerifyReport
 from fwstore.care.verify import VerifyOptions
 from fwstore.checkpoint.access import Access
 from fwstore.checkpoint.adapter import default_adapters
-from fwstore.checkpoint.outposts import Outposts
 from fwstore.checkpoint.references import Reference
 from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.codec.hashing import ContentHash
@@ -190,6 +189,7 @@ class Repository(SeveralSites):
         run: str | None = None,
         keep: Keep | None = None,
         dry_run: bool = False,
+        quarantine: bool = False,
         progress: Progress | None = None,
     ) -> CollectionReport:
         """Free what retention gave up and what failed saves left behind; safe beside writers and readers.
@@ -198,6 +198,7 @@ class Repository(SeveralSites):
             run: Only this run; None takes all, deleted ones included.
             keep: Expire what these rules do not keep first; None expires nothing.
             dry_run: Explain every byte and change nothing.
+            quarantine: Remove also the bad bytes that repairs have kept.
             progress: Called with (runs done, runs in all).
 
         Raises:
@@ -207,10 +208,10 @@ class Repository(SeveralSites):
         self._site()
 
         def options(explain: Callable[[Garbage], None]) -> GcOptions:
-            return GcOptions(keep=keep, dry_run=dry_run, explain=explain, open_log=self._open_log)
+            return GcOptions(keep=keep, dry_run=dry_run, explain=explain, open_log=self.open_log)
 
         names = None if run is None else [run]
-        return collect_all(self, names, options, progress, dry_run=dry_run)
+        return collect_all(self, names, options, progress, dry_run=dry_run, quarantine=quarantine)
 
     def verify(
         self,
@@ -219,6 +220,7 @@ class Repository(SeveralSites):
         step: int | None = None,
         level: Level = "quick",
         sample: float = 0.01,
+        repair: bool = False,
         progress: Progress | None = None,
     ) -> VerifyReport:
         """Check that what was written can be read, and report everything that is wrong.
@@ -229,14 +231,19 @@ class Repository(SeveralSites):
             level: "quick" follows the digests from the log to the footer of every pack; "sample" also reads
                 a share of the chunks; "data" reads every byte.
             sample: The share that "sample" reads, 0 to 1.
+            repair: Bring packs and manifests that are damaged or missing here from other sites of the topology,
+                proven by what refers to them here. Bad bytes are kept in quarantine; `gc` can remove them.
             progress: Called with bytes of packs checked and, as far as known, to be checked.
 
         Raises:
             NotFound: The run, the step or the repository does not exist.
             InvalidInput: There is no such level, or the share is not 0 to 1.
+            Conflict: A store from which it is to be healed is not the site that it stands for.
         """
         self._site()
-        options = VerifyOptions(level=level, sample=sample, step=step, progress=progress)
+        options = VerifyOptions(
+            level=level, sample=sample, step=step, repair=repair, progress=progress
+        )
         return verify_all(self, None if run is None else [run], options)
 
     def doctor(self, *, racers: int = 32) -> ProbeReport:
@@ -310,13 +317,6 @@ class Repository(SeveralSites):
         reader = ContentReader(origin, footers, self.pool)
         return replace(access, origin=origin, footers=footers, reader=reader)
 
-    def outposts(self, access: Access, home: str) -> Outposts | None:
-        """Return the other sites at which ranks of a job may write; None for a store alone."""
-        if len(self.topology.sites) == 1:
-            return None
-        log_at = functools.partial(self.posts.log_at, access.keys)
-        return Outposts(access.log, home, log_at, self._hash)
-
     def _store_through(self, access: Access) -> ThroughStore | None:
         """Return the local store with what other sites have of a lineage; made once per process."""
         found = self._through.get(access.lineage)
@@ -352,7 +352,7 @@ class Repository(SeveralSites):
         """Return what rank 0 does after every commit."""
         if keep is None:
             return lambda _: 0
-        options = GcOptions(keep=keep, orphans=False, open_log=self._open_log)
+        options = GcOptions(keep=keep, orphans=False, open_log=self.open_log)
 
         def apply(_: SnapshotEntry) -> int:
             try:
@@ -416,7 +416,8 @@ class Repository(SeveralSites):
             raise NotFound(f"run {label}, whose bytes are borrowed, is not in {self.url}")
         return self.access(lineage.name, lineage.generation, lineage.lineage)
 
-    def _open_log(self, label: str) -> Log | None:
+    def open_log(self, label: str) -> Log | None:
+        """Return the log of a lineage by its label, or None where it is not known here."""
         try:
             return self._by_label(label).log
         except NotFound:

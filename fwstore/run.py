@@ -7,6 +7,7 @@ place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fwstore.base.errors import AlreadyExists, FwstoreError, InvalidInput, NotFound
@@ -28,6 +29,7 @@ from fwstore.checkpoint.jobs import (
     tell_failure,
 )
 from fwstore.checkpoint.leader import Committer, Draft
+from fwstore.checkpoint.outposts import Outposts
 from fwstore.checkpoint.part import HOME
 from fwstore.checkpoint.phases import Beside, SaveTicket, commit_save, make_ticket, write_part
 from fwstore.checkpoint.references import Reference, contribution_of_reference, pin_references
@@ -129,7 +131,7 @@ class Run(RunHistory):
             foreign=()
             if term is None
             else pin_references(borrowed, access, term, self._repository.borrowed(borrowed)),
-            outposts=self._repository.outposts(access, announced.home),
+            outposts=self._outposts(access, announced.home),
             after_commit=self._repository.retention(access, keep),
         )
         return make_writer(session, self._repository.pool, settings, continued, term)
@@ -302,7 +304,7 @@ class Run(RunHistory):
             metrics=metrics or {},
             annotations=annotations or {},
         )
-        outposts = self._repository.outposts(access, ticket.home)
+        outposts = self._outposts(access, ticket.home)
         entry = commit_save(access, ticket, parts, beside, outposts)
         return Checkpoint(self._reading(access, near=not entry.holds), entry)
 
@@ -332,6 +334,13 @@ class Run(RunHistory):
         if entry is None:
             return None, lends
         return Checkpoint(self._reading(access, near=lends), entry), lends
+
+    def _outposts(self, access: Access, home: str) -> Outposts | None:
+        """Return the other sites at which ranks of a job may write; None for a store alone."""
+        if len(self._repository.topology.sites) == 1:
+            return None
+        log_at = partial(self._repository.posts.log_at, access.keys)
+        return Outposts(access.log, home, log_at, access.content_hash)
 
     def _reading(self, access: Access, *, near: bool) -> Access:
         """Return what reads a snapshot: this site alone where it has all of it, else the others too."""

@@ -1,5 +1,7 @@
 """Verification of one run: that everything its checkpoints rest on is there and is what was written.
 
+With a healer it also brings from other sites what is damaged or missing, and then checks what that leads to.
+
 Invariant: no problem hides another - whatever is wrong with one object, the rest is still checked - and
 what retention or garbage collection took away meanwhile is no problem.
 """
@@ -9,14 +11,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 
-from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput
+from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, NotFound
+from fwstore.care.heal import Healer
 from fwstore.care.logcheck import check_log
 from fwstore.care.packcheck import Damage, Level, PackChecker, PackFindings
-from fwstore.care.problems import Problem, VerifyReport, explain
+from fwstore.care.problems import Problem, Repair, VerifyReport, explain, settle
 from fwstore.care.radius import Selection, tensors_hit
 from fwstore.care.rowcheck import check_rows
 from fwstore.content.footers import Pack
@@ -30,11 +33,13 @@ from fwstore.format.summary import SnapshotEntry
 from fwstore.log.log import Log
 from fwstore.plan.mark import KeySet
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 PackId = tuple[str, bytes]
 
 _TENSORS_NAMED = 100
 _SEED_BYTES = 8
+_UNSEEN = "it could not be looked at, and may be whole"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +51,14 @@ class VerifyOptions:
             share of the chunks; "data" reads every byte of every pack.
         sample: Share of the chunks that "sample" reads, 0 to 1; at least one of every pack.
         step: Only the checkpoints of this step, without the log; None checks all.
+        repair: Heal from other sites what is damaged or missing.
         progress: Called with bytes of packs checked and, as far as known, to be checked.
     """
 
     level: Level = "quick"
     sample: float = 0.01
     step: int | None = None
+    repair: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -63,18 +70,21 @@ class VerifyOptions:
             raise InvalidInput(f"the share of chunks to be read is 0 to 1, not {self.sample!r}")
 
 
-def verify_run(origin: Origin, log: Log, options: VerifyOptions) -> VerifyReport:
+def verify_run(
+    origin: Origin, log: Log, options: VerifyOptions, healer: Healer | None = None
+) -> VerifyReport:
     """Verify a run at the site of its log, once for every object however many checkpoints share it.
 
     Args:
         origin: Where its bytes are; only the first store is checked.
         log: Its log.
         options: How deep.
+        healer: Heals what is damaged or missing; None leaves it as it is.
 
     Raises:
         Unavailable: The store does not answer at all.
     """
-    return _Verification(origin, log, options).run()
+    return _Verification(origin, log, options, healer).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,10 @@ class _Tally:
 
 
 class _Verification:
-    def __init__(self, origin: Origin, log: Log, options: VerifyOptions) -> None:
+    def __init__(
+        self, origin: Origin, log: Log, options: VerifyOptions, healer: Healer | None
+    ) -> None:
+        self._healer = healer
         self._origin = replace(origin, stores=origin.stores[:1])
         self._log = log
         self._options = options
@@ -135,6 +148,7 @@ class _Verification:
         # Damage that no checkpoint was found to suffer from, so far.
         self._unclaimed: dict[tuple[PackId, int], Damage] = {}
         self._problems: list[Problem] = []
+        self._repairs: list[Repair] = []
         self._checkpoints = 0
 
     def run(self) -> VerifyReport:
@@ -144,13 +158,15 @@ class _Verification:
             self._check_snapshot(entry)
         for ((key, _), _), damage in self._unclaimed.items():
             self._add_damage(None, key, damage, "; no checkpoint on offer suffers from it")
-        return VerifyReport(
+        report = VerifyReport(
             checkpoints=self._checkpoints,
             objects=self._tally.objects,
             chunks=self._tally.chunks,
             bytes_read=self._tally.bytes_read,
             problems=tuple(self._problems),
+            repairs=tuple(self._repairs),
         )
+        return report if self._healer is None else settle(report)
 
     def _entries(self) -> list[SnapshotEntry]:
         """Return the snapshots to be checked; check the log that leads to them."""
@@ -171,20 +187,50 @@ class _Verification:
 
     def _check_snapshot(self, entry: SnapshotEntry) -> None:
         before, known = len(self._problems), dict(self._unclaimed)
+        repaired = len(self._repairs)
         self._tally.expected -= entry.bytes_written
+        manifest: Manifest | None = None
         try:
             manifest = self._open(entry)
         except FwstoreError as error:
-            self._add(entry, self._log.keys.root(entry.id), error, "; nothing of it can be loaded")
-        else:
+            key = self._log.keys.root(entry.id)
+            self._add(entry, key, error, "; nothing of it can be loaded")
+            manifest = self._mend(
+                key, error, lambda healer: healer.root(entry), lambda: self._open(entry)
+            )
+        if manifest is not None:
             self._check_manifest(entry, manifest)
         news = len(self._problems) > before or self._unclaimed != known
         if news and not self._is_root(entry):
             # It was given up while it was looked at: what is missing is missing rightly.
             del self._problems[before:]
+            self._repairs[repaired:] = [one for one in self._repairs[repaired:] if one.healed]
             self._unclaimed = known
             return
         self._checkpoints += 1
+
+    def _mend(
+        self,
+        key: str,
+        error: FwstoreError,
+        heal: Callable[[Healer], Repair],
+        read: Callable[[], T],
+    ) -> T | None:
+        """Heal an object of a manifest that cannot be read and read it again; None where that is not possible."""
+        if self._healer is None:
+            return None
+        found = None
+        if isinstance(error, Corrupt | NotFound):
+            repair = heal(self._healer)
+        else:
+            repair = Repair(run=self._log.keys.name, key=key, reason=_UNSEEN)
+        if repair.healed:
+            try:
+                found = read()
+            except FwstoreError as again:
+                repair = repair.failed(again.message)
+        self._repairs.append(repair)
+        return found
 
     def _open(self, entry: SnapshotEntry) -> Manifest:
         self._tally.count(entry.root.size)
@@ -205,12 +251,8 @@ class _Verification:
         for number, part in enumerate(manifest.root.pack_tables):
             self._tally.count(part.size)
             numbers = range(part.first_pack, part.first_pack + part.packs)
-            try:
-                packs = manifest.packs(numbers)
-            except FwstoreError as error:
-                key = self._log.keys.pack_table(entry.id, number)
-                damage = Damage(*explain(error, key, self._log.store.url), None)
-                wounds.append(_Wound(key, damage, dict.fromkeys(numbers)))
+            packs = self._packs_of(entry, manifest, number, numbers, wounds)
+            if packs is None:
                 chunks[numbers.start : numbers.stop] = CHUNKS_MAX
                 continue
             chunks[numbers.start : numbers.stop] = [pack.info.chunks for pack in packs.values()]
@@ -219,6 +261,28 @@ class _Verification:
             # Otherwise a tensor may go on in the leaf that is lost, which has been reported.
             self._check_rows(entry, manifest, chunks)
         self._report(entry, wounds, (manifest.leaf(number) for number in leaves))
+
+    def _packs_of(
+        self,
+        entry: SnapshotEntry,
+        manifest: Manifest,
+        number: int,
+        packs: Sequence[int],
+        wounds: list[_Wound],
+    ) -> dict[int, Pack] | None:
+        """Return the packs in one part of the pack table, or None where it cannot be had; note what is wrong."""
+        try:
+            return manifest.packs(packs)
+        except FwstoreError as error:
+            key = self._log.keys.pack_table(entry.id, number)
+            damage = Damage(*explain(error, key, self._log.store.url), None)
+            wounds.append(_Wound(key, damage, dict.fromkeys(packs)))
+            return self._mend(
+                key,
+                error,
+                lambda healer: healer.table(entry, manifest.root, number),
+                lambda: manifest.packs(packs),
+            )
 
     def _check_leaves(self, entry: SnapshotEntry, manifest: Manifest) -> list[int]:
         """Return the numbers of the leaves that are what was written."""
@@ -232,13 +296,33 @@ class _Verification:
             return None
 
         errors = self._origin.runtime.scheduler.map(attempt, range(len(refs)))
-        for number, (ref, error) in enumerate(zip(refs, errors, strict=True)):
+        for ref in refs:
             self._tally.count(ref.size)
-            if error is not None:
-                first, end = display_path(ref.first_path), display_path(ref.last_path)
-                lost = f"; its {ref.tensors} tensors from {first} to {end} cannot be loaded"
-                self._add(entry, self._log.keys.leaf(entry.id, number), error, lost)
-        return [number for number, error in enumerate(errors) if error is None]
+        return [
+            number
+            for number, error in enumerate(errors)
+            if error is None or self._mend_leaf(entry, manifest, number, error)
+        ]
+
+    def _mend_leaf(
+        self, entry: SnapshotEntry, manifest: Manifest, number: int, error: FwstoreError
+    ) -> bool:
+        """Note that a leaf cannot be read; return whether it could be healed."""
+        key, ref = self._log.keys.leaf(entry.id, number), manifest.root.leaves[number]
+        leaf = self._mend(
+            key,
+            error,
+            lambda healer: healer.leaf(entry, manifest.root, number),
+            lambda: manifest.leaf(number),
+        )
+        if leaf is None:
+            first, end = display_path(ref.first_path), display_path(ref.last_path)
+            lost = f"; its {ref.tensors} tensors from {first} to {end} cannot be loaded"
+            self._add(entry, key, error, lost)
+            return False
+        damage = Damage(*explain(error, key, self._log.store.url), None)
+        self._add_tensors(entry, key, damage, [display_path(info.path) for info in leaf.tensors])
+        return True
 
     def _check_rows(self, entry: SnapshotEntry, manifest: Manifest, chunks: I64) -> None:
         """Check that the leaves cover their tensors with chunks that the packs have."""
@@ -260,6 +344,7 @@ class _Verification:
             if found:
                 self._damaged[_id(pack)] = found
                 self._unclaimed |= {(_id(pack), n): damage for n, damage in enumerate(found)}
+        self._heal_packs([pack for pack, found in zip(fresh, checked, strict=True) if found])
         return [
             _Wound(pack.key, damage, {number: damage.chunks}, (_id(pack), n))
             for number, pack in packs.items()
@@ -270,6 +355,20 @@ class _Verification:
         found = self._checker.check(pack)
         self._tally.take(pack, found)
         return found.damage
+
+    def _heal_packs(self, damaged: Sequence[Pack]) -> None:
+        healer = self._healer
+        if healer is not None:
+            self._repairs += self._origin.runtime.scheduler.map(
+                lambda pack: self._heal_pack(healer, pack), damaged, limit=healer.packs_at_once
+            )
+
+    def _heal_pack(self, healer: Healer, pack: Pack) -> Repair:
+        if all(damage.code != Corrupt.code for damage in self._damaged[_id(pack)]):
+            return Repair(run=self._log.keys.name, key=pack.key, reason=_UNSEEN)
+        repair = healer.pack(pack)
+        again = self._checker.check(pack).damage if repair.healed else ()
+        return repair.failed(again[0].message) if again else repair
 
     def _report(
         self, entry: SnapshotEntry, wounds: Sequence[_Wound], leaves: Iterable[Leaf]
@@ -282,11 +381,16 @@ class _Verification:
                 self._add_damage(entry, wound.key, wound.damage)
             if wound.claim is not None and tensors:
                 self._unclaimed.pop(wound.claim, None)
-            for name in tensors[:_TENSORS_NAMED]:
-                self._add_damage(entry, wound.key, wound.damage, tensor=name)
-            if len(tensors) > _TENSORS_NAMED:
-                rest = f"; {len(tensors) - _TENSORS_NAMED} more tensors are hit"
-                self._add_damage(entry, wound.key, wound.damage, rest)
+            self._add_tensors(entry, wound.key, wound.damage, tensors)
+
+    def _add_tensors(
+        self, entry: SnapshotEntry, key: str, damage: Damage, tensors: Sequence[str]
+    ) -> None:
+        for name in tensors[:_TENSORS_NAMED]:
+            self._add_damage(entry, key, damage, tensor=name)
+        if len(tensors) > _TENSORS_NAMED:
+            rest = f"; {len(tensors) - _TENSORS_NAMED} more tensors are hit"
+            self._add_damage(entry, key, damage, rest)
 
     def _add(
         self, entry: SnapshotEntry | None, key: str, error: FwstoreError, more: str = ""
@@ -306,6 +410,7 @@ class _Verification:
             Problem(
                 run=self._log.keys.name,
                 step=None if entry is None else entry.step,
+                snapshot=None if entry is None else entry.id,
                 key=key,
                 tensor=tensor,
                 message=damage.message + more,

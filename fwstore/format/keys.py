@@ -18,6 +18,7 @@ CATALOG_PREFIX = "catalog/"
 LINK_PREFIX = "_link/"
 META_PREFIX = "meta/"
 PACKS_PREFIX = "packs/"
+QUARANTINE_PREFIX = "quarantine/"
 RETIRED_PREFIX = "_site/"
 STAGED_PREFIX = "staged/"
 _SLOTS_PER_FOLDER = 1000
@@ -265,6 +266,22 @@ def staged_part(pack_key: str, offset: int, length: int) -> str:
 def pack_key_of_staged(key: str) -> str:
     """Return the key of the pack that a staged object is a part of; any text for any other key."""
     return PACKS_PREFIX + key.removeprefix(STAGED_PREFIX).rpartition("/")[0]
+
+
+def quarantined_copies(key: str) -> str:
+    """Prefix of what was kept of the bad bytes of an object."""
+    return f"{QUARANTINE_PREFIX}{key}/"
+
+
+def quarantined_copy(key: str, digest: bytes) -> str:
+    """Return the key under which bad bytes of an object are kept, by what they are."""
+    return f"{quarantined_copies(key)}{digest.hex()}"
+
+
+def run_of_quarantined(key: str) -> str:
+    """Return the name of the run that kept bytes are of; any text for any other key."""
+    inside = key.removeprefix(QUARANTINE_PREFIX).partition("@")[0]
+    return inside.removeprefix(PACKS_PREFIX).removeprefix(META_PREFIX)
 
 
 def parse_snapshot_id(text: str) -> SnapshotId:

@@ -6,7 +6,7 @@ its record, and never deleted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import blake3
 
@@ -18,6 +18,7 @@ from fwstore.format.condemned import (
     encode_condemned,
     parse_condemned,
 )
+from fwstore.format.groups import GroupRange, groups_meet
 from fwstore.format.keys import LineageKeys
 from fwstore.format.record import ObjectRef
 from fwstore.format.summary import CondemnEntry
@@ -103,6 +104,26 @@ def read_condemned(
             if condemned.lineage == lineage:
                 return condemned.keys
     raise Corrupt(f"{key} in {store.url} is not the list that was condemned")
+
+
+def condemned_among(
+    store: Store,
+    keys: LineageKeys,
+    lineage: str,
+    entries: Iterable[CondemnEntry],
+    groups: Sequence[GroupRange],
+) -> frozenset[str]:
+    """Return the keys in the lists of some records that condemned anything of some groups.
+
+    Raises:
+        Corrupt: A list is missing or is not what its record names.
+    """
+    lists = (
+        read_condemned(store, keys, lineage, entry)
+        for entry in entries
+        if groups_meet(entry.groups, groups)
+    )
+    return frozenset(row.key for rows in lists for row in rows)
 
 
 def write_condemned(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -44,6 +44,10 @@ def unthrottled(size_bytes: int) -> None:
     """Wait for nothing."""
 
 
+def _unprepared() -> None:
+    """Nothing of worth stands where the copy goes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Supply:
     """A site to copy from.
@@ -69,11 +73,14 @@ class PackCopy:
         key: Its key here.
         info: What its pack table says of it.
         supplies: Who has it, and under which key; the nearest first.
+        before: Called when every byte is proven, before the copy takes the place of what stands there; what it raises
+            keeps the copy away.
     """
 
     key: str
     info: PackInfo
     supplies: tuple[tuple[Supply, str], ...]
+    before: Callable[[], None] = _unprepared
 
 
 @dataclass
@@ -85,12 +92,14 @@ class CopyTally:
         packs_found: Packs that were here, and were read again because no record proves them.
         bytes_received: Bytes asked of supplies, repeated ones included.
         bytes_found: Bytes that an earlier attempt had brought.
+        sources: Names of the supplies that gave something of them.
     """
 
     packs: int = 0
     packs_found: int = 0
     bytes_received: int = 0
     bytes_found: int = 0
+    sources: set[str] = field(default_factory=set)
 
     def add(self, other: CopyTally) -> None:
         """Take in the counts of another copy."""
@@ -98,6 +107,7 @@ class CopyTally:
         self.packs_found += other.packs_found
         self.bytes_received += other.bytes_received
         self.bytes_found += other.bytes_found
+        self.sources |= other.sources
 
 
 class _Job:
@@ -126,6 +136,11 @@ class _Job:
         with self._lock:
             self.tally.bytes_received += size_bytes if supply.remote else 0
 
+    def thank(self, supply: Supply) -> None:
+        """Take note that a supply gave what was right."""
+        with self._lock:
+            self.tally.sources.add(supply.name)
+
 
 class Copier:
     """Copies packs to one store; safe in threads.
@@ -134,6 +149,9 @@ class Copier:
         store: Where they go.
         runtime: Threads and limits.
         content_hash: The hash that proves footers.
+
+    Attributes:
+        packs_at_once: So many may be under way together.
     """
 
     def __init__(self, store: Store, runtime: Runtime, content_hash: ContentHash) -> None:
@@ -144,7 +162,7 @@ class Copier:
         self._budget = Budget(limits.inflight_bytes)
         self._silent_until_s: dict[str, float] = {}
         # As many as memory lets work: who waits for memory with a thread in hand keeps it from the others.
-        self._packs_at_once = max(1, limits.inflight_bytes // limits.part_bytes)
+        self.packs_at_once = max(1, limits.inflight_bytes // limits.part_bytes)
 
     def copy(
         self, packs: Sequence[PackCopy], done: Callable[[str], None] = lambda _: None
@@ -168,7 +186,7 @@ class Copier:
             done(copy.key)
             return tally
 
-        for tally in scheduler.map(copy_one, packs, limit=self._packs_at_once):
+        for tally in scheduler.map(copy_one, packs, limit=self.packs_at_once):
             total.add(tally)
         return total
 
@@ -195,6 +213,7 @@ class Copier:
                             self._stage(copy, part, content)
                     upload.write([content])
             upload.write([shape.tail])
+            copy.before()
             upload.commit()
         except BaseException:
             upload.abort()
@@ -268,7 +287,9 @@ class Copier:
                 # Outside of the try: what fails here is not the source but the own store, which keeps the leases.
                 job.expect(supply, size_bytes)
                 try:
-                    return read(supply, key)
+                    found = read(supply, key)
+                    job.thank(supply)
+                    return found
                 except ELSEWHERE as error:
                     failure = failure or _told(error, supply, key)
                     if isinstance(error, Unavailable):

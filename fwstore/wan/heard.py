@@ -38,6 +38,7 @@ class Listener:
 
     Attributes:
         lineage: What is followed.
+        condemned: Manifests in condemned lists of the own log, by token of the list; kept for whoever asks again.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Listener:
     ) -> None:
         self._own = own
         self.lineage = lineage
+        self.condemned: dict[str, frozenset[str]] = {}
         self._runtime = runtime
         self._read_packs = read_packs
         self._logs: dict[str, tuple[Log, int]] = {}

@@ -10,12 +10,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fwstore.base.errors import Conflict, FwstoreError, NotFound
+from fwstore.base.errors import FwstoreError, NotFound
 from fwstore.codec.hashing import ContentHash
-from fwstore.format.lineage import Lineage
 from fwstore.format.record import AnyBody, Fence
 from fwstore.format.summary import HoldEntry, SnapshotEntry
-from fwstore.format.vote import Receipt
 from fwstore.log.fold import Fold
 from fwstore.log.history import canonical_chain, view_of
 from fwstore.log.lineage import birth, claim_name, read_lineage
@@ -37,7 +35,7 @@ from fwstore.wan.holds import ended_holds
 from fwstore.wan.pull import Offer, Puller, collected, held_at
 from fwstore.wan.reports import Copied, Trouble
 
-FenceLate = Callable[[Log, Mapping[str, Fold]], bool]
+LOOK_AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +90,6 @@ class Destination:
         runtime: Threads and limits.
         content_hash: The hash that proves objects.
         policy: What is wanted of a run, by its name; None where nothing is.
-        fence: Fences the own log where that is late; returns whether it was.
-        receipts: What witnesses know of the terms of a lineage.
     """
 
     own: Site
@@ -102,8 +98,6 @@ class Destination:
     runtime: Runtime
     content_hash: ContentHash = field(default_factory=ContentHash)
     policy: Callable[[str], Policy | None] = lambda _: Everything()
-    fence: FenceLate = fence_late
-    receipts: Callable[[Lineage], Sequence[Receipt]] = lambda _: ()
 
 
 @dataclass
@@ -114,6 +108,11 @@ class Notes:
     troubles: list[Trouble] = field(default_factory=list)
     withdrawn: int = 0
     fenced: list[str] = field(default_factory=list)
+
+    def add(self, trouble: Trouble) -> None:
+        """Take note of a trouble, once: what is looked at again and again has it again and again."""
+        if trouble.alike not in {noted.alike for noted in self.troubles}:
+            self.troubles.append(trouble)
 
 
 class Line:
@@ -153,7 +152,7 @@ class Line:
         self._failed: set[str] = set()
         self._queue: deque[Transfer] = deque()
         self._planned_at: dict[str, int] = {}
-        self._lists: dict[str, frozenset[str]] = {}
+        self._looked_at_s = 0.0
         self._own: Log | None = None
         self._heard: dict[str, tuple[Source, Log]] = {}
 
@@ -214,11 +213,13 @@ class Line:
         except FwstoreError as error:
             self._failed.add(transfer.snapshot)
             self._note(error, transfer.snapshot)
-        try:
-            self._round()
-        except FwstoreError as error:
-            self._note(error)
-            self._failed |= {waiting.snapshot for waiting in self._queue}
+        self._look_again()
+
+    def keep_up(self) -> None:
+        """Look again where the last look was long ago: the turns of others take their time."""
+        now_s = self._destination.runtime.clock.monotonic()
+        if now_s - self._looked_at_s >= LOOK_AGAIN_S:
+            self._look_again()
 
     def end(self) -> None:
         """End the holds that nobody counts on any more, and write down how far the own log was read."""
@@ -228,13 +229,22 @@ class Line:
         except FwstoreError as error:
             self._note(error)
 
+    def _look_again(self) -> None:
+        try:
+            if not self._round():
+                self._queue.clear()
+        except FwstoreError as error:
+            self._note(error)
+            self._failed |= {waiting.snapshot for waiting in self._queue}
+
     def _round(self) -> bool:
-        """Read every log, fence late, withdraw what is gone, and plan."""
+        """Read every log, fence late, withdraw what is gone, and plan; False where nothing is wanted any more."""
+        self._looked_at_s = self._destination.runtime.clock.monotonic()
         if not self._listen():
             return False
         log = self._own_log()
         folds = {uuid: heard.fold for uuid, (_, heard) in self._heard.items()}
-        if self._destination.fence(log, folds):
+        if fence_late(log, folds):
             self._notes.fenced.append(self.lineage.name)
         self._withdraw(log, folds)
         # What came here meanwhile is passed over when its turn comes; only news of others change the plan.
@@ -245,7 +255,7 @@ class Line:
         # Every snapshot brings records here: how far they were read is written down once, at the end.
         self._own = self._listener.hear(self._destination.own, keep=False)
         if self._own.fold.closed is not None:
-            self._note(Conflict(f"{self.lineage.keys.label} was deleted here: nothing is copied"))
+            # Deleted here, whatever others still have.
             self._end_holds()
             return False
         self._hear_sources()
@@ -322,13 +332,12 @@ class Line:
         begun = {} if own is None else {e.id: e for e in own.fold.live() if e.holds}
         if begun:
             offers[self._destination.own.uuid] = begun
-        view = view_of(everybody, self._destination.receipts(self.lineage))
         return Known(
-            chain=canonical_chain(view),
+            chain=canonical_chain(view_of(everybody)),
             offers=offers,
             here=() if own is None else set(own.fold.entries) - begun.keys(),
             begun=begun,
-            gone={} if own is None else _gone(own, offers, self._lists),
+            gone={} if own is None else _gone(own, offers, self._listener.condemned),
             marked=marked_in(folds.values()),
         )
 
@@ -345,9 +354,7 @@ class Line:
         return self._own
 
     def _note(self, error: FwstoreError, snapshot: str = "", site: str = "") -> None:
-        self._notes.troubles.append(
-            Trouble(run=self.lineage.name, site=site, snapshot=snapshot, error=error)
-        )
+        self._notes.add(Trouble(run=self.lineage.name, site=site, snapshot=snapshot, error=error))
 
 
 def _gave_up(source: Fold | None, intent: HoldEntry) -> bool:

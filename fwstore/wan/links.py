@@ -38,24 +38,33 @@ class Links:
         self._store = store
         self._runtime = runtime
         self._lock = Lock()
-        self._rates: dict[tuple[str, bool], LinkRate] = {}
+        self._rates: dict[tuple[str, bool, bool], LinkRate] = {}
         self._counted: dict[str, int] = {}
 
-    def throttle(self, site: Site, *, urgent: bool = False) -> Callable[[int], None]:
+    def throttle(
+        self, site: Site, *, urgent: bool = False, spare: bool = False
+    ) -> Callable[[int], None]:
         """Return what waits until bytes may cross the link from a site, and counts them.
 
         Args:
             site: Where they come from.
             urgent: Somebody waits for them.
+            spare: They can wait for all others.
         """
+        key = (site.name, urgent, spare)
         name, cap = site.name, self._topology.cap(site.name, self._local)
         with self._lock:
             self._counted.setdefault(name, 0)
-            if cap is not None and (name, urgent) not in self._rates:
-                self._rates[name, urgent] = LinkRate(
-                    self._store, self._runtime, source=site.uuid, cap=cap, urgent=urgent
+            if cap is not None and key not in self._rates:
+                self._rates[key] = LinkRate(
+                    self._store,
+                    self._runtime,
+                    source=site.uuid,
+                    cap=cap,
+                    urgent=urgent,
+                    spare=spare,
                 )
-            rate = self._rates.get((name, urgent))
+            rate = self._rates.get(key)
 
         def take(size_bytes: int) -> None:
             if rate is not None:
@@ -82,7 +91,11 @@ class Links:
         """Return what this process replicates over each link that has a cap, by the name of its source."""
         with self._lock:
             rates = dict(self._rates)
-        return {name: rate.statistics() for (name, urgent), rate in rates.items() if not urgent}
+        return {
+            name: rate.statistics()
+            for (name, urgent, spare), rate in rates.items()
+            if not (urgent or spare)
+        }
 
     def close(self) -> None:
         """Leave the shares to the others at once."""

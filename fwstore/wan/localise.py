@@ -122,7 +122,7 @@ def localise(
     tables: list[bytes] = []
     rows: list[PackInfo] = []
     for stored, part in remote.parts:
-        own = [_own_row(row, keys, condemned) for row in part]
+        own = [own_row(row, keys, condemned) for row in part]
         same = own == list(part)
         tables.append(stored if same else encode_pack_table(len(rows), own))
         rows += own
@@ -130,7 +130,14 @@ def localise(
     return LocalManifest(tuple(rows), tuple(row.key([keys]) for row in rows), tuple(tables), root)
 
 
-def _own_row(row: PackInfo, keys: LineageKeys, condemned: Collection[str]) -> PackInfo:
+def own_row(row: PackInfo, keys: LineageKeys, condemned: Collection[str]) -> PackInfo:
+    """Return the row of a pack table as it is to stand here.
+
+    Args:
+        row: As it stands at its source.
+        keys: The lineage of the snapshot.
+        condemned: Every key of its pack that was ever condemned here.
+    """
     if not condemned and not row.lineage and not row.incarnation:
         return row
     name = PackName(

@@ -28,7 +28,7 @@ from fwstore.format.packtable import PackInfo, parse_pack_table
 from fwstore.format.record import AnyBody, Hold, ObjectRef, Unpin
 from fwstore.format.root import parse_root
 from fwstore.format.summary import CondemnEntry, HoldEntry, SnapshotEntry
-from fwstore.log.condemned import read_condemned
+from fwstore.log.condemned import condemned_among, read_condemned
 from fwstore.log.fold import Fold, uses_elsewhere, uses_of
 from fwstore.log.log import Log
 from fwstore.sched import Runtime
@@ -306,12 +306,8 @@ class Puller:
         While the intent stands, none is added.
         """
         log = self.log
-        lists = (
-            read_condemned(log.store, log.keys, log.lineage, entry)
-            for entry in tuple(log.fold.condemned.values())
-            if groups_meet(entry.groups, groups)
-        )
-        return frozenset(row.key for rows in lists for row in rows)
+        entries = tuple(log.fold.condemned.values())
+        return condemned_among(log.store, log.keys, log.lineage, entries, groups)
 
     def _copies(
         self,

@@ -32,6 +32,8 @@ _FORGET_S = 60.0
 _LEAST = 0.01
 # A worker that does not use its share up is left some room to grow.
 _ROOM = 1.25
+# More than nothing, which is said by those who are no longer there.
+_SPARE = 1.0
 _PIECE_S = 0.1
 _PIECE_MIN_BYTES = 64 * 1024
 
@@ -72,15 +74,24 @@ class LinkRate:
         source: Uuid of the site that the bytes come from.
         cap: Bytes per second that all workers together may take.
         urgent: Somebody waits for these bytes: they come before those that nobody waits for.
+        spare: These bytes can wait for all others: next to nothing is wanted, and what nobody wants is taken.
     """
 
     def __init__(
-        self, store: Store, runtime: Runtime, *, source: str, cap: float, urgent: bool = False
+        self,
+        store: Store,
+        runtime: Runtime,
+        *,
+        source: str,
+        cap: float,
+        urgent: bool = False,
+        spare: bool = False,
     ) -> None:
         self._store = store
         self._runtime = runtime
         self._source = source
         self._urgent = urgent
+        self._spare = spare
         self._lock = Lock()
         self._begin(cap)
         renew_after_fork(self)
@@ -212,6 +223,9 @@ class LinkRate:
         passed_s = max(now_s - self._counted_at_s, SETTLE_S)
         used = (self._pace.claimed - self._counted) / passed_s
         wanted = math.inf if self._waited else used * _ROOM
+        if self._spare:
+            # Whoever wants more gets it; what is left over is shared among all alike.
+            wanted = min(wanted, _SPARE)
         self._counted, self._counted_at_s, self._waited = self._pace.claimed, now_s, False
         return wanted
 

@@ -6,6 +6,7 @@ one of them leaves the next one goes on with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 from fwstore.base.errors import Conflict, FwstoreError
@@ -16,7 +17,7 @@ from fwstore.log.packs import PackTables
 from fwstore.plan.replication import Transfer
 from fwstore.wan.heard import Listener
 from fwstore.wan.line import Destination, Line, Notes, Source
-from fwstore.wan.reports import LineagePlan, ReplicationReport, Trouble
+from fwstore.wan.reports import LineagePlan, ReplicationReport, RoundPlan, Trouble
 
 
 class Replicator:
@@ -31,33 +32,35 @@ class Replicator:
         self._listeners: dict[str, Listener] = {}
         self._failed: set[tuple[str, str]] = set()
 
-    def plan(self, runs: Collection[str] | None = None) -> tuple[LineagePlan, ...]:
+    def plan(self, runs: Collection[str] | None = None) -> RoundPlan:
         """Return what a round would copy, in order; nothing is written but what was heard.
 
         Args:
             runs: Names of runs; None for all.
         """
-        lines = self._lines(runs, Notes())
-        return tuple(
-            LineagePlan(run=line.lineage.name, plan=line.plan) for line in lines if line.look()
+        notes = Notes()
+        plans = tuple(
+            LineagePlan(run=line.lineage.name, plan=line.plan)
+            for line in self._lines(runs, notes)
+            if line.look()
         )
+        return RoundPlan(runs=plans, troubles=tuple(notes.troubles))
 
-    def once(self, runs: Collection[str] | None = None) -> ReplicationReport:
+    def once(
+        self, runs: Collection[str] | None = None, *, at_most_s: float = math.inf
+    ) -> ReplicationReport:
         """Copy until nothing is left that can be copied now.
 
         Args:
             runs: Names of runs; None for all.
+            at_most_s: Begin no copy after so long; only the next round sees runs that are new.
         """
         notes = Notes()
         lines = [line for line in self._lines(runs, notes) if line.begin()]
-        while waiting := [(line, first) for line in lines if (first := line.next()) is not None]:
-            line, transfer = min(waiting, key=lambda pair: self._turn(*pair))
-            line.pull(transfer)
+        more = self._copy(lines, at_most_s)
         for line in lines:
             line.end()
-        self._failed = {
-            (trouble.run, trouble.snapshot) for trouble in notes.troubles if trouble.snapshot
-        }
+        self._remember_failed(notes, more=more)
         return ReplicationReport(
             copied=tuple(notes.copied),
             left=tuple((line.lineage.name, left) for line in lines for left in line.left()),
@@ -67,7 +70,27 @@ class Replicator:
             troubles=tuple(notes.troubles),
             withdrawn=notes.withdrawn,
             fenced=tuple(notes.fenced),
+            more=more,
         )
+
+    def _copy(self, lines: Sequence[Line], at_most_s: float) -> bool:
+        """Copy one snapshot after the other; return whether the time was over first."""
+        clock = self._destination.runtime.clock
+        end_s = clock.monotonic() + at_most_s
+        while True:
+            for line in lines:
+                line.keep_up()
+            waiting = [(line, first) for line in lines if (first := line.next()) is not None]
+            if not waiting or clock.monotonic() >= end_s:
+                return bool(waiting)
+            line, transfer = min(waiting, key=lambda pair: self._turn(*pair))
+            line.pull(transfer)
+
+    def _remember_failed(self, notes: Notes, *, more: bool) -> None:
+        """Remember what comes last in the next round; what had no turn again in this one still does."""
+        copied = {(one.run, one.snapshot) for one in notes.copied}
+        failed = {(trouble.run, trouble.snapshot) for trouble in notes.troubles if trouble.snapshot}
+        self._failed = failed | (self._failed - copied if more else set())
 
     def _turn(self, line: Line, transfer: Transfer) -> tuple[bool, int]:
         """Return what orders all transfers: what could not be copied in the last round comes last."""

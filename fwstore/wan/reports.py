@@ -50,6 +50,11 @@ class Trouble:
     snapshot: str = ""
     error: FwstoreError
 
+    @property
+    def alike(self) -> tuple[str, str, str, str]:
+        """What is the same for the same trouble at another time."""
+        return self.run, self.site, self.snapshot, self.error.message
+
 
 @dataclass(frozen=True, kw_only=True)
 class LineagePlan:
@@ -57,6 +62,19 @@ class LineagePlan:
 
     run: str
     plan: ReplicationPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundPlan:
+    """What a round would do.
+
+    Attributes:
+        runs: What is to be copied, run by run.
+        troubles: What could not be looked at: there may be more to copy.
+    """
+
+    runs: tuple[LineagePlan, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +88,7 @@ class ReplicationReport:
         troubles: What did not work.
         withdrawn: Intents that were ended because their snapshot is gone everywhere.
         fenced: Runs whose own log was fenced late.
+        more: The time was over before everything had its turn.
     """
 
     copied: tuple[Copied, ...] = ()
@@ -78,3 +97,4 @@ class ReplicationReport:
     troubles: tuple[Trouble, ...] = ()
     withdrawn: int = 0
     fenced: tuple[str, ...] = ()
+    more: bool = False

@@ -86,6 +86,15 @@ def test_plan_and_explain_tell_why(at: At) -> None:
     assert "will be copied" in at("far", "replicate", "explain", "gpt@10").output
 
 
+def test_a_plan_that_could_not_look_everywhere_says_so(at: At, topology: Path) -> None:
+    at("far", "replicate", "once")
+    shutil.rmtree(topology.parent / "near")
+    with pytest.warns(UserWarning, match="near is silent"):
+        told = at("far", "replicate", "plan")
+    assert told.code == ExitCode.UNAVAILABLE
+    assert "near: site near is silent" in told.errors
+
+
 def test_status_tells_the_lag_before_and_after(at: At) -> None:
     before = at("near", "status", "--json").value
     assert [site["name"] for site in before["sites"]] == ["near", "far", "third"]
@@ -111,6 +120,48 @@ def test_resume_plan_tells_where_bytes_come_from(at: At) -> None:
     at("far", "replicate", "once")
     assert at("far", "resume-plan", "gpt", "--json").value["wan_bytes"] == 0
     assert at("far", "resume-plan", "other").code == ExitCode.NOT_FOUND
+
+
+def test_verify_heals_a_site_and_keeps_its_bad_bytes_until_they_are_removed(
+    at: At, tmp_path: Path
+) -> None:
+    at("far", "replicate", "once")
+    far, near = tmp_path / "far", tmp_path / "near"
+    packs = sorted(path for path in (far / "packs").rglob("*") if path.is_file())
+    bad = bytearray(packs[0].read_bytes())
+    bad[90] ^= 1
+    packs[0].write_bytes(bad)
+    root = next((far / "meta").rglob("root"))
+    root.unlink()
+    found = at("far", "verify", "gpt", "--data")
+    assert found.code == ExitCode.CORRUPT
+    assert "`fwstore verify --repair`" in found.errors
+    healed = at("far", "verify", "--data", "--repair", "--json")
+    assert healed.code == ExitCode.OK
+    repairs = {one["key"]: one for one in healed.value["repairs"]}
+    keys = {path.relative_to(far).as_posix() for path in (packs[0], root)}
+    assert {key for key, one in repairs.items() if one["sites"] == ["near"]} == keys
+    assert all(problem["healed"] and problem["snapshot"] for problem in healed.value["problems"])
+    place = repairs[packs[0].relative_to(far).as_posix()]["quarantined"]
+    assert (far / place).read_bytes() == bad
+    for path in (packs[0], root):
+        assert path.read_bytes() == (near / path.relative_to(far)).read_bytes()
+    whole = at("far", "verify", "--data")
+    assert whole.code == ExitCode.OK
+    assert "1 objects of bad bytes" in whole.errors
+    assert "bad bytes" in at("far", "gc", "--quarantine").output
+    assert not [path for path in (far / "quarantine").rglob("*") if path.is_file()]
+    assert "quarantine" not in at("far", "verify").errors
+
+
+def test_verify_tells_what_it_could_not_heal(at: At, tmp_path: Path) -> None:
+    at("far", "replicate", "once")
+    for site in ("near", "far"):
+        next((tmp_path / site / "meta").rglob("leaf-*")).write_bytes(b"")
+    left = at("far", "verify", "--repair")
+    assert left.code == ExitCode.CORRUPT
+    assert "near does not have the bytes that were written" in " ".join(left.output.split())
+    assert "of them left" in left.errors
 
 
 def test_the_graph_tells_at_which_site_a_term_began(at: At, topology: Path) -> None:

@@ -79,8 +79,9 @@ class Bed:
     def runtime(self) -> Runtime:
         return replace(make_runtime(len(self.workers)), clock=self.clock)
 
-    def join(self, cap: float = CAP, *, urgent: bool = False) -> Worker:
-        rate = LinkRate(self.store, self.runtime(), source=SITE, cap=cap, urgent=urgent)
+    def join(self, cap: float = CAP, *, urgent: bool = False, spare: bool = False) -> Worker:
+        runtime = self.runtime()
+        rate = LinkRate(self.store, runtime, source=SITE, cap=cap, urgent=urgent, spare=spare)
         self.workers.append(Worker(rate))
         return self.workers[-1]
 
@@ -223,6 +224,26 @@ def test_a_job_that_resumes_comes_before_replication_and_does_not_starve_it() ->
     resuming.pieces = 0
     bed.run(LASTS_S + 3 * RENEW_S)
     assert copying.rate.statistics().share > 0.95 * CAP
+    assert bed.worst() < 1.05
+
+
+def test_what_can_wait_takes_what_is_left_and_gives_way_to_all() -> None:
+    bed = Bed()
+    healing, copying = bed.join(spare=True), bed.join()
+    copying.pieces = 0
+    bed.run(2 * LASTS_S)
+    assert bed.run(10) == pytest.approx(10 * CAP, rel=0.05)
+    before = healing.taken, copying.taken
+    assert before[1] == 0
+    copying.pieces = math.inf
+    bed.run(LASTS_S)
+    before = healing.taken, copying.taken
+    assert bed.run(10) == pytest.approx(10 * CAP, rel=0.05)
+    assert copying.taken - before[1] > 0.95 * 10 * CAP
+    assert 0 < healing.taken - before[0] < 0.05 * 10 * CAP
+    copying.pieces = 0
+    bed.run(LASTS_S + 3 * RENEW_S)
+    assert healing.rate.statistics().share > 0.9 * CAP
     assert bed.worst() < 1.05
 
 

@@ -39,9 +39,21 @@ def test_only_the_runs_that_were_named(sites: Places) -> None:
     save(sites, "a", 1)
     with sites.open("b") as repository:
         assert repository.replicate(runs=["other"]).copied == ()
-        (plan,) = repository.replication.plan(["run"])
+        (plan,) = repository.replication.plan(["run"]).runs
         assert [t.step for t in plan.plan.transfers] == [1]
-        assert repository.replication.plan(["other"]) == ()
+        assert repository.replication.plan(["other"]).runs == ()
+
+
+def test_a_plan_tells_which_sites_could_not_be_looked_at(sites: Places) -> None:
+    save(sites, "a", 1)
+    with sites.open("b") as repository:
+        assert repository.replication.plan().troubles == ()
+    sites.cut = {"a"}
+    with sites.open("b") as repository:
+        with pytest.warns(UserWarning, match="silent"):
+            found = repository.replication.plan()
+        assert found.runs == ()
+        assert [trouble.site for trouble in found.troubles] == ["a"]
 
 
 def test_policies_decide_what_comes(sites: Places) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from fwstore.base.errors import Conflict, Corrupt, Expired, PermissionDenied, Unavailable
-from fwstore.care.gc import GcOptions, collect
-from fwstore.care.orphans import STAGED_PART
-from fwstore.format.keys import staged_part
-from fwstore.format.record import Expire, Hold, Publish, Unpin
-from fwstore.log.lineage import delete, find
+from fwstore.base.errors import Conflict, Corrupt, PermissionDenied, Unavailable
+from fwstore.log.lineage import delete
 from fwstore.log.pins import pin, tag
+from fwstore.log.site import Site
+from fwstore.log.terms import Candidate, take_term
 from fwstore.plan.replication import Policy
-from fwstore.plan.retention import Keep
 from fwstore.store.memory import MemoryStore
 from support.faults import Fault, FaultyStore, Operation
 from support.lineages import (
@@ -24,12 +19,13 @@ from support.lineages import (
     keys_under,
     make_runtime,
     make_store,
-    open_run,
     pack_keys,
+    read_packs,
     resume,
     trained,
 )
 from support.replicas import (
+    THIRD,
     check_replica,
     differing,
     published,
@@ -37,13 +33,6 @@ from support.replicas import (
     replicator,
     steps,
 )
-
-ALL = GcOptions()
-
-
-def _dies_before_the_manifest(operation: Operation) -> Fault | None:
-    manifest = operation.writes and operation.key.startswith("meta/run@1/_snap")
-    return "crash" if manifest else None
 
 
 def test_everything_arrives_newest_first_and_byte_for_byte() -> None:
@@ -80,153 +69,6 @@ def test_a_second_round_copies_nothing_and_writes_nothing() -> None:
     for again in (worker, replicator(watched, near)):
         assert again.once().copied == ()
     assert not [o for o in watched.operations if o.writes]
-
-
-def test_an_intent_proves_nothing() -> None:
-    """H2: packs that only an intent covers are looked at before a publish rests on them."""
-    near, saver = trained(1)
-    far = make_store()
-    dying = FaultyStore(far)
-    first = fresh_log(near).fold.live()[0]
-    # A worker that dies after its intent, and a pack that is damaged under its very key.
-    dying.reset(lambda o: "crash" if o.name == "commit" else None)
-    with pytest.raises(BaseException, match="injected"):
-        replicate(dying, near)
-    key = min(pack_keys(near, saver.term.keys))
-    far.put(key, [bytes(near.head(key).size)], mode="create")
-    assert steps(replicate(far, near)) == [0]
-    assert differing(near, far, [first.id]) == []
-
-
-def test_what_was_given_up_here_is_not_fetched_again() -> None:
-    near, _ = trained(4)
-    far = make_store()
-    replicate(far, near)
-    collect(fresh_log(far), GcOptions(keep=Keep(last=2)))
-    assert sorted(published(far)) == [20, 30]
-    report = replicate(far, near)
-    assert report.copied == ()
-    assert {passed.reason for _, passed in report.passed_over} == {"collected here"}
-
-
-def test_what_was_given_up_so_long_ago_that_the_log_forgot_is_not_fetched_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("fwstore.log.fold.GONE_MAX", 1)
-    near, _ = trained(4)
-    far = make_store()
-    replicate(far, near)
-    collect(fresh_log(far), GcOptions(keep=Keep(last=1)))
-    report = replicate(far, near)
-    assert report.copied == ()
-    assert len(report.passed_over) == 3
-    assert not report.troubles
-
-
-def test_a_condemned_pack_comes_back_under_the_next_incarnation() -> None:
-    """H5: its old key is never written again, and tables and root name the new one."""
-    near, saver = trained(1)
-    frozen = saver.packs
-    far = make_store()
-    replicate(far, near)
-    # The far site gives up all that it has, packs that the next save uses among them.
-    collect_everything(far)
-    saver.commit(10, fresh=1, reuse=frozen[:1])
-    watched = FaultyStore(far)
-    assert steps(replicate(watched, near)) == [10]
-    log = check_replica(far)
-    old = frozen[0].key([saver.term.keys])
-    assert f"{old}.1" in pack_keys(far, log.keys)
-    assert old not in {o.key for o in watched.operations if o.writes}
-    newest = fresh_log(near).fold.entries
-    assert log.fold.entries[list(newest)[-1]].root != list(newest.values())[-1].root
-    # A third site takes it from there under its own names.
-    third = make_store()
-    assert steps(replicate(third, far)) == [10]
-    assert old in pack_keys(third, log.keys)
-    assert check_replica(third).fold.live()[0].root == list(newest.values())[-1].root
-
-
-def collect_everything(store: MemoryStore) -> None:
-    """Expire and collect all that a site offers."""
-    log = fresh_log(store)
-    names = tuple(entry.id for entry in log.fold.live())
-    log.append(lambda _: Expire(names, "simulated"))
-    collect(log, ALL)
-    assert not log.fold.entries
-
-
-def test_gone_at_the_source_before_it_was_copied_is_withdrawn_and_leaves_nothing() -> None:
-    near, _ = trained(2)
-    far = make_store()
-    dying = FaultyStore(far, _dies_before_the_manifest)
-    with pytest.raises(BaseException, match="injected"):
-        replicate(dying, near)
-    log = fresh_log(far)
-    assert [hold.intent for hold in log.fold.holds.values()] == [True]
-    assert pack_keys(far, log.keys)
-    # While the intent stands, no collection touches what was copied.
-    assert not collect(log, ALL).garbage
-    delete(fresh_log(near), "simulated")
-    report = replicate(far, near)
-    assert report.withdrawn == 1
-    log = fresh_log(far)
-    assert not log.fold.holds
-    collect(log, ALL)
-    assert pack_keys(far, log.keys) == set()
-    assert keys_under(far, log.keys.snapshots) == []
-
-
-def test_an_intent_is_kept_while_a_site_that_may_have_the_rest_is_silent() -> None:
-    near, _ = trained(1)
-    far, third = make_store(), make_store()
-    replicate(third, near)
-    dying = FaultyStore(far, _dies_before_the_manifest)
-    with pytest.raises(BaseException, match="injected"):
-        replicate(dying, near, third)
-    delete(fresh_log(near), "simulated")
-    silent = FaultyStore(third, lambda o: "fail")
-    report = replicate(far, near, silent)
-    assert report.withdrawn == 0
-    assert [trouble.site for trouble in report.troubles] == ["third"]
-    assert steps(replicate(far, near, third)) == [0]
-
-
-def test_gone_while_it_is_copied_is_noted_and_withdrawn() -> None:
-    near, _ = trained(3)
-    far = make_store()
-    seen: list[Operation] = []
-
-    def expire_meanwhile(operation: Operation) -> None:
-        if operation.name == "read_into" and not seen:
-            seen.append(operation)
-            collect_everything(near)
-
-    report = replicate(far, FaultyStore(near, expire_meanwhile))
-    assert report.copied == ()
-    assert [type(trouble.error) for trouble in report.troubles] == [Expired]
-    assert report.withdrawn == 1
-    log = fresh_log(far)
-    collect(log, ALL)
-    assert pack_keys(far, log.keys) == set()
-
-
-def test_collection_here_never_takes_what_is_being_copied() -> None:
-    """A collector runs between any two operations of the copy; orphans of other saves go, ours stay."""
-    near, _ = trained(3)
-    for number in range(1, 60, 2):
-        far = make_store()
-        racing = FaultyStore(far)
-
-        def collect_at(operation: Operation, at: int = number, store: MemoryStore = far) -> None:
-            if operation.number == at and find(store, "run") is not None:
-                collect(fresh_log(store), ALL)
-
-        racing.reset(collect_at)
-        report = replicate(racing, near)
-        assert steps(report) == [20, 10, 0], number
-        assert not report.troubles, number
-        check_replica(far)
 
 
 def test_one_bad_snapshot_stops_no_other_and_is_tried_last() -> None:
@@ -341,16 +183,19 @@ def test_what_was_heard_is_derived_and_lost_without_harm() -> None:
 def test_another_lineage_of_the_same_name_is_refused_with_both_uuids() -> None:
     near, saver = trained(1)
     other = make_store()
-    resume(other, make_runtime(55))
-    other_lineage = find(other, "run")
-    assert other_lineage is not None
-    born = FaultyStore(other)
-    report = replicate(make_store(), near, born)
-    if other_lineage.lineage != saver.term.lineage:
-        (trouble,) = report.troubles
-        assert isinstance(trouble.error, Conflict)
-        assert saver.term.lineage in str(trouble.error)
-        assert other_lineage.lineage in str(trouble.error)
+    # The uuid of a lineage follows from its witnesses.
+    alone = Site(THIRD, "third", other)
+    stands = Candidate(
+        name="run", home=alone, witnesses=(alone,), holder="job", read_packs=read_packs
+    )
+    term = take_term(stands, make_runtime(55))
+    assert term.lineage != saver.term.lineage
+    report = replicate(make_store(), near, other)
+    (trouble,) = report.troubles
+    assert isinstance(trouble.error, Conflict)
+    assert trouble.site == "third"
+    assert saver.term.lineage in str(trouble.error)
+    assert term.lineage in str(trouble.error)
     assert steps(report) == [0]
 
 
@@ -361,8 +206,20 @@ def test_a_run_that_was_deleted_here_is_not_brought_back() -> None:
     delete(fresh_log(far), "not wanted here")
     saver.commit(10)
     report = replicate(far, near)
-    assert report.copied == ()
-    assert "deleted here" in str(report.troubles[0].error)
+    assert (report.copied, report.left, report.troubles) == ((), (), ())
+
+
+def test_a_run_that_is_deleted_here_in_the_middle_ends_the_round() -> None:
+    near, _ = trained(3)
+    far = make_store()
+
+    def delete_meanwhile(operation: Operation) -> None:
+        if operation.name == "read_into" and published(far) == [20]:
+            delete(fresh_log(far), "not wanted here")
+
+    report = replicate(far, FaultyStore(near, delete_meanwhile))
+    assert steps(report) == [20]
+    assert len(report.troubles) == 1, "the copy that was under way"
 
 
 def test_a_run_that_no_policy_sends_here_leaves_no_trace() -> None:
@@ -407,55 +264,6 @@ def test_a_site_that_follows_a_higher_term_is_fenced_late() -> None:
     assert replicate(far, near).fenced == ()
 
 
-def test_a_hold_that_is_no_intent_is_proof_and_an_intent_ends_with_the_publish() -> None:
-    near, saver = trained(1)
-    far = make_store()
-    replicate(far, near)
-    records = [record.body for record in fresh_log(far).records()]
-    kinds = [type(body) for body in records]
-    assert kinds.index(Hold) < kinds.index(Publish)
-    assert Unpin not in kinds
-    assert [body.source for body in records if isinstance(body, Publish)] == ["5" * 32]
-    assert open_run(far, saver.term).fold.holds == {}
-
-
-def test_parts_of_copies_that_ended_are_collected_and_those_under_way_are_not() -> None:
-    near, saver = trained(2)
-    far = make_store()
-    replicate(far, near)
-    pack = saver.packs[0].key([saver.term.keys])
-    far.put(staged_part(pack, 64, 10), [b"x" * 10], mode="overwrite")
-    (line,) = collect(fresh_log(far), ALL).garbage
-    assert (line.reason, line.objects, line.bytes) == (STAGED_PART, 1, 10)
-    assert keys_under(far, "staged/") == []
-    saver.commit(50)
-    dying = FaultyStore(far, _dies_before_the_manifest)
-    with pytest.raises(BaseException, match="injected"):
-        replicate(dying, near)
-    (own,) = [p for p in saver.packs if p.save == saver.save]
-    far.put(staged_part(own.key([saver.term.keys]), 64, 10), [b"x" * 10], mode="overwrite")
-    assert not collect(fresh_log(far), ALL).garbage
-
-
-def test_parts_of_a_copy_that_began_while_a_collection_ran_are_left_alone() -> None:
-    near, saver = trained(1)
-    far = make_store()
-    replicate(far, near)
-    saver.commit(10, fresh=1)
-    (own,) = [p for p in saver.packs if p.save == saver.save]
-    part = staged_part(own.key([saver.term.keys]), 64, 10)
-
-    def begin(operation: Operation) -> None:
-        if operation.name == "list" and operation.key == saver.term.keys.staged:
-            with pytest.raises(BaseException, match="injected"):
-                replicate(FaultyStore(far, _dies_before_the_manifest), near)
-            far.put(part, [b"x" * 10], mode="overwrite")
-
-    log = open_run(FaultyStore(far, begin), saver.term)
-    assert not collect(log, ALL).garbage
-    assert keys_under(far, "staged/") == [part]
-
-
 def test_a_store_of_its_own_that_does_not_answer_is_told_and_the_next_round_goes_on() -> None:
     near, _ = trained(2)
     far = make_store()
@@ -464,23 +272,6 @@ def test_a_store_of_its_own_that_does_not_answer_is_told_and_the_next_round_goes
     assert any(isinstance(trouble.error, Unavailable) for trouble in report.troubles)
     assert sorted([*steps(report), *steps(replicate(far, near))]) == [0, 10]
     check_replica(far)
-
-
-def test_a_policy_that_changes_in_the_middle_loses_nothing_that_came() -> None:
-    """What is no longer wanted stays under its intent until it is wanted again, or gone at its source."""
-    near, _ = trained(1)
-    far = make_store()
-    dying = FaultyStore(far, _dies_before_the_manifest)
-    with pytest.raises(BaseException, match="injected"):
-        replicate(dying, near)
-    packs = pack_keys(far, fresh_log(far).keys)
-    report = replicator(far, near, policy=lambda _: None).once()
-    assert (report.copied, report.troubles, report.withdrawn) == ((), (), 0)
-    assert {p.reason for _, p in report.passed_over} == {"no policy sends this run here"}
-    assert not collect(fresh_log(far), ALL).garbage
-    watched = FaultyStore(near)
-    assert steps(replicate(far, watched)) == [0]
-    assert not [o for o in watched.operations if o.key in packs]
 
 
 class Denied(FaultyStore):

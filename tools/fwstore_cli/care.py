@@ -44,11 +44,18 @@ def verify(
         typer.Option("--sample", min=0, max=100, metavar="PERCENT", help="Read so many chunks."),
     ] = None,
     everything: Annotated[bool, typer.Option("--data", help="Read every byte.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Heal what is bad here from other sites.")
+    ] = False,
 ) -> None:
     """Check that what was written can be read.
 
     Without options the log, all manifests and the heads of all packs are checked. Exit code 5 means
     that something is corrupt; the report names run, step, tensor and object.
+
+    With --repair, packs and manifests that are damaged or missing at this site are brought from other sites of
+    the topology and proven here; exit code 5 then means that something is left. Bad bytes are kept in quarantine
+    until `fwstore gc --quarantine`.
     """
     level: Literal["quick", "sample", "data"] = "quick"
     if everything or sample is not None:
@@ -64,18 +71,35 @@ def verify(
             step=step,
             level=level,
             sample=(sample if sample is not None else 1.0) / 100,
+            repair=repair,
             progress=bar.update,
         )
+        elsewhere = sum(site.keeps for site in repository.topology.sites.values()) > 1
     table = make_table("run", "step", "tensor", "problem", "object", right=("step",))
     for problem in report.problems:
         step_text = "" if problem.step is None else str(problem.step)
         table.add_row(problem.run, step_text, problem.tensor or "", problem.message, problem.key)
-    session.emit(report, *([table] if report.problems else []))
+    repairs = make_table("healed", "from", "why not", "bad bytes", "object")
+    for one in report.repairs:
+        healed, sites = "yes" if one.healed else "no", ", ".join(one.sites)
+        repairs.add_row(healed, sites, one.reason, one.quarantined or "", one.key)
+    session.emit(
+        report, *([table] if report.problems else []), *([repairs] if report.repairs else [])
+    )
     session.say(
         f"{report.checkpoints} checkpoints, {report.objects} objects, {report.chunks} chunks, "
         f"{format_size(report.bytes_read)} read: {len(report.problems)} problems"
+        + (f", {len(report.left)} of them left" if repair else "")
     )
-    if report.problems:
+    if report.quarantined:
+        kept = format_size(sum(one.size for one in report.quarantined))
+        session.say(
+            f"{len(report.quarantined)} objects of bad bytes ({kept}) are in quarantine; "
+            "`fwstore gc --quarantine` removes them"
+        )
+    if report.left:
+        if elsewhere and not repair:
+            session.say("other sites may have good bytes: `fwstore verify --repair` brings them")
         raise typer.Exit(ExitCode.CORRUPT)
 
 
@@ -109,6 +133,9 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only explain what would be freed, and what not.")
     ] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Also the bad bytes that repairs have kept.")
+    ] = False,
     limit: LimitOption = 100,
 ) -> None:
     """Free what retention gave up and what failed saves left behind.
@@ -118,7 +145,7 @@ def gc(
     with session.repository() as repository, session.progress("collecting") as bar:
         if run is not None:
             find_run(repository, run)
-        report = repository.gc(run=run, dry_run=dry_run, progress=bar.update)
+        report = repository.gc(run=run, dry_run=dry_run, quarantine=quarantine, progress=bar.update)
     session.emit(report, _gc_table(report.actions, limit))
     verb = "would be freed" if dry_run else "freed"
     session.say(f"{format_size(report.bytes_freed)} {verb}, {format_size(report.bytes_kept)} kept")

@@ -10,6 +10,7 @@ import typer
 from fwstore import (
     LineagePlan,
     ReplicationReport,
+    RoundPlan,
     format_duration,
     format_size,
     parse_duration,
@@ -79,12 +80,15 @@ def run_until_complete(
 
 
 def plan(session: Session, run: RunsOption = None) -> None:
-    """Show what would be brought, in which order and from where, and what would not, with why."""
+    """Show what would be brought, in which order and from where, and what would not, with why.
+
+    Exit code 6 means that not everything could be looked at: there may be more to bring.
+    """
     with session.repository() as repository:
-        plans = repository.replication.plan(run)
+        found = repository.replication.plan(run)
         names = site_names(repository)
     table = make_table("run", "step", "", "why", "from", "written", right=("step", "written"))
-    rows = [_plan_row(one, names) for one in plans]
+    rows = [_plan_row(one, names) for one in found.runs]
     for row in rows:
         for copy in row["copy"]:
             sites, written = ", ".join(copy["from"]), format_size(copy["bytes_written"])
@@ -92,6 +96,9 @@ def plan(session: Session, run: RunsOption = None) -> None:
         for left in row["leave"]:
             table.add_row(row["run"], str(left["step"]), "leave", left["reason"], "", "")
     session.emit(rows, table)
+    _tell_troubles(session, found)
+    if found.troubles:
+        raise typer.Exit(ExitCode.UNAVAILABLE)
 
 
 def explain(
@@ -177,7 +184,7 @@ def _show_report(session: Session, report: ReplicationReport) -> None:
     session.say(f"{len(report.copied)} checkpoints brought{left}")
 
 
-def _tell_troubles(session: Session, report: ReplicationReport) -> None:
+def _tell_troubles(session: Session, report: ReplicationReport | RoundPlan) -> None:
     for trouble in report.troubles:
         where = " ".join(word for word in (trouble.site, trouble.run, trouble.snapshot) if word)
         session.say(f"{where}: {trouble.error.message}")

@@ -13,6 +13,9 @@ from fwstore import FwstoreError, ReplicationReport, Repository, format_duration
 from fwstore_cli.metrics import Totals, exposition, write_metrics
 from fwstore_cli.session import Session
 
+# Events and metrics come, and new runs are found, at least so often, and after every checkpoint that takes longer.
+_ROUND_AT_MOST = "60s"
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
@@ -22,7 +25,7 @@ class WorkerOptions:
         runs: Names of runs; None for all.
         pause_s: After a round.
         metrics: Where the metrics go, if anywhere.
-        rounds: How many; 0 for no end.
+        rounds: How many times all that can be brought is brought; 0 for no end.
     """
 
     runs: list[str] | None
@@ -51,22 +54,25 @@ class Worker:
         self._tell("began", f"bringing to {self._repository.site} what other sites have")
         rounds = 0
         while True:
-            self._round()
+            more = self._round()
             self._measure()
+            if more:
+                continue
             rounds += 1
             if rounds == self._options.rounds:
                 return
             self._repository.runtime.clock.sleep(self._options.pause_s)
 
-    def _round(self) -> None:
+    def _round(self) -> bool:
+        """Do one round; return whether its time was over before everything had its turn."""
         clock = self._repository.runtime.clock
         began_s = clock.monotonic()
         try:
-            report = self._repository.replicate(runs=self._options.runs)
+            report = self._repository.replicate(runs=self._options.runs, at_most=_ROUND_AT_MOST)
         except FwstoreError as error:
             self._totals.failed_rounds += 1
             self._tell("failed", error.message, code=error.code)
-            return
+            return False
         took_s = clock.monotonic() - began_s
         self._totals.count(report, took_s, clock.wall())
         self._tell_report(report)
@@ -75,6 +81,7 @@ class Worker:
             message = f"{len(report.copied)} brought, {left} left, {format_duration(took_s)}"
             counts = {"copied": len(report.copied), "left": left, "seconds": took_s}
             self._tell("round", message, **counts)
+        return report.more
 
     def _tell_report(self, report: ReplicationReport) -> None:
         for copied in report.copied:
