@@ -250,6 +250,8 @@ class Repository(SeveralSites):
 
     def close(self) -> None:
         """Stop threads, the process beside and connections; a second call does nothing."""
+        for store in self._through.values():
+            store.close()
         try:
             self.runtime.scheduler.close()
         finally:
@@ -322,7 +324,7 @@ class Repository(SeveralSites):
         if found is None and lineage is not None:
             runtime = replace(self.runtime, limits=self.links.paced(self.runtime.limits))
             offers = Offers(self.store, lineage, self.sites, self.links, runtime, self._hash)
-            puller = Puller(access.log, runtime, self._hash)
+            puller = Puller(access.log, runtime, self._hash, look_here=True)
             bringer = Bringer(puller, offers.of, OncePerSite(self.store, runtime), runtime)
             found = self._through[access.lineage] = ThroughStore(self.store, bringer)
         return found
