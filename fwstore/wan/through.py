@@ -12,13 +12,11 @@ with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import takewhile
 from typing import TypeVar
-
-from typing_extensions import Buffer
 
 from fwstore.base.errors import (
     Conflict,
@@ -31,7 +29,8 @@ from fwstore.base.notices import tell
 from fwstore.base.units import MIB
 from fwstore.content.cache import SharedCache
 from fwstore.sched import Lock, Runtime
-from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto, Store, Upload
+from fwstore.store.base import ObjectInfo, ReadInto, Store
+from fwstore.wan.around import StoreAround
 from fwstore.wan.copy import PackCopy, Supply
 from fwstore.wan.once import Alive, Errand, OncePerSite
 from fwstore.wan.pull import Offer, Prepared, Puller
@@ -223,7 +222,7 @@ def _watched(supply: Supply, alive: Alive) -> Supply:
     return replace(supply, throttle=throttle)
 
 
-class ThroughStore:
+class ThroughStore(StoreAround):
     """The store of this site, in which nothing is missing that another site has.
 
     Args:
@@ -232,18 +231,8 @@ class ThroughStore:
     """
 
     def __init__(self, store: Store, bringer: Bringer) -> None:
-        self._store = store
+        super().__init__(store)
         self._bringer = bringer
-
-    @property
-    def url(self) -> str:
-        """The address of the store of this site."""
-        return self._store.url
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the store of this site can do."""
-        return self._store.capabilities
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """Return a whole object."""
@@ -260,26 +249,6 @@ class ThroughStore:
     def head(self, key: str) -> ObjectInfo:
         """Return what is known of an object."""
         return self._read(key, self._store.head)
-
-    def put(
-        self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None
-    ) -> None:
-        """Write an object whole."""
-        self._store.put(key, buffers, mode=mode, write_id=write_id)
-
-    def list(
-        self, prefix: str, *, start_after: str = "", limit: int | None = None
-    ) -> Iterator[ObjectInfo]:
-        """Yield objects that are here."""
-        return self._store.list(prefix, start_after=start_after, limit=limit)
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects here."""
-        self._store.delete(keys)
-
-    def upload(self, key: str) -> Upload:
-        """Begin a large object here."""
-        return self._store.upload(key)
 
     def close(self) -> None:
         """End what goes on behind the readers; the store belongs to the repository."""
