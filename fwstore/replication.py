@@ -114,7 +114,7 @@ class Replication:
         Raises:
             Conflict: A store is not the site that it stands for.
         """
-        self.repository.sites.join()
+        self.repository.sites.join(founding=False)
         at_most_s = math.inf if at_most is None else parse_duration(at_most)
         return self._worker().once(runs, at_most_s=at_most_s)
 

@@ -7,6 +7,7 @@ import pytest
 
 import fwstore
 from fwstore.base.errors import NotFound
+from support.lineages import keys_under
 from support.through_jobs import LIMITS
 from support.topologies import Places
 
@@ -42,6 +43,19 @@ def test_only_the_runs_that_were_named(sites: Places) -> None:
         (plan,) = repository.replication.plan(["run"]).runs
         assert [t.step for t in plan.plan.transfers] == [1]
         assert repository.replication.plan(["other"]).runs == ()
+
+
+def test_a_replication_founds_no_other_site(sites: Places) -> None:
+    with sites.open("b") as repository:
+        report = repository.replicate()
+    assert (report.copied, report.troubles) == ((), ())
+    assert keys_under(sites.store("a"), "") == []
+    assert keys_under(sites.store("w"), "") == []
+    assert keys_under(sites.store("b"), "") == ["fwstore.json"]
+    save(sites, "a", 1)
+    with sites.open("b") as repository:
+        assert [copied.step for copied in repository.replicate().copied] == [1]
+    assert keys_under(sites.store("b"), "sites/") == ["sites/a", "sites/w"]
 
 
 def test_a_plan_tells_which_sites_could_not_be_looked_at(sites: Places) -> None:
