@@ -100,6 +100,7 @@ class Replication:
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
         self._replicator: Replicator | None = None
+        self._overview = Overview(repository.sites, repository.runtime, repository.content_hash)
         self._sources: tuple[str, ...] = ()
 
     def once(
@@ -114,7 +115,7 @@ class Replication:
         Raises:
             Conflict: A store is not the site that it stands for.
         """
-        self.repository.sites.join()
+        self.repository.sites.join(founding=False)
         at_most_s = math.inf if at_most is None else parse_duration(at_most)
         return self._worker().once(runs, at_most_s=at_most_s)
 
@@ -140,7 +141,7 @@ class Replication:
         Args:
             runs: Names of runs; None for all.
         """
-        return self._overview().status(runs)
+        return self._overview.status(runs)
 
     def explain(self, run: str, step: int) -> list[Whereabouts]:
         """Return where a step is, and why it is not where it is not.
@@ -221,14 +222,10 @@ class Replication:
         return self.repository.sites.patient_store(site)
 
     def _find(self, run: str) -> RunFolds:
-        found = self._overview().runs([run])
+        found = self._overview.runs([run])
         if not found:
             raise NotFound(f"no site that answers has a run {run}")
         return found[0]
-
-    def _overview(self) -> Overview:
-        repository = self.repository
-        return Overview(repository.sites, repository.runtime, repository.content_hash)
 
     def _unheard(self) -> tuple[str, ...]:
         sites = self.repository.sites
@@ -339,10 +336,14 @@ def _whereabouts(found: RunFolds, site: str, snapshot: str, policy: Policy | Non
 
 
 def _verdict(found: RunFolds, site: str, snapshot: str, policy: Policy | None) -> str:
+    if site in found.unread:
+        return "unknown: its log could not be read"
+    if found.deleted_at(site):
+        return "the run was deleted there"
     plan = found.plan(site, policy)
     for transfer in plan.transfers:
         if transfer.snapshot == snapshot:
-            holders = ", ".join(name for name, _ in transfer.offers)
+            holders = ", ".join(found.names[uuid] for uuid, _ in transfer.offers)
             return f"will be copied ({transfer.reason}) from {holders}"
     for passed in plan.passed_over:
         if passed.snapshot == snapshot:

@@ -252,6 +252,8 @@ class Repository(SeveralSites):
 
     def close(self) -> None:
         """Stop threads, the process beside and connections; a second call does nothing."""
+        for store in self._through.values():
+            store.close()
         try:
             self.runtime.scheduler.close()
         finally:
@@ -308,11 +310,15 @@ class Repository(SeveralSites):
 
     def through(self, access: Access) -> Access:
         """Return what reads a lineage here first, and from other sites what is not here."""
-        others = [self.sites.patient_store(s.name) for s in self.sites.reachable(keeping=True)]
+        sites = self.sites
+        others = [
+            self.links.throttled(site, sites.patient_store(site.name))
+            for site in sites.reachable(keeping=True)
+        ]
         store = self._store_through(access) if others else None
         if store is None:
             return access
-        origin = replace(access.origin, stores=(store, *others))
+        origin = replace(access.origin, stores=(store, *others), runtime=self._paced())
         footers = FooterCache(origin)
         reader = ContentReader(origin, footers, self.pool)
         return replace(access, origin=origin, footers=footers, reader=reader)
@@ -322,12 +328,16 @@ class Repository(SeveralSites):
         found = self._through.get(access.lineage)
         lineage = read_lineage(self.store, access.keys)
         if found is None and lineage is not None:
-            runtime = replace(self.runtime, limits=self.links.paced(self.runtime.limits))
+            runtime = self._paced()
             offers = Offers(access.log, lineage, self.sites, self.links, runtime, self._hash)
-            puller = Puller(access.log, runtime, self._hash)
+            puller = Puller(access.log, runtime, self._hash, look_here=True)
             bringer = Bringer(puller, offers.of, OncePerSite(self.store, runtime), runtime)
             found = self._through[access.lineage] = ThroughStore(self.store, bringer)
         return found
+
+    def _paced(self) -> Runtime:
+        """Return a runtime whose requests are small enough for the caps of the links to this site."""
+        return replace(self.runtime, limits=self.links.paced(self.runtime.limits))
 
     def borrowed(self, references: Sequence[Reference]) -> dict[str, Access]:
         """Return the lineages from which references borrow packs in turn, by label."""

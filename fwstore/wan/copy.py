@@ -48,6 +48,10 @@ def _unprepared() -> None:
     """Nothing of worth stands where the copy goes."""
 
 
+def unwatched() -> None:
+    """Nobody waits for a sign of life."""
+
+
 @dataclass(frozen=True, slots=True)
 class Supply:
     """A site to copy from.
@@ -75,12 +79,14 @@ class PackCopy:
         supplies: Who has it, and under which key; the nearest first.
         before: Called when every byte is proven, before the copy takes the place of what stands there; what it raises
             keeps the copy away.
+        alive: Called whenever the copy gets on, also while it verifies what is here; what it raises ends the copy.
     """
 
     key: str
     info: PackInfo
     supplies: tuple[tuple[Supply, str], ...]
     before: Callable[[], None] = _unprepared
+    alive: Callable[[], None] = unwatched
 
 
 @dataclass
@@ -133,6 +139,7 @@ class _Job:
     def expect(self, supply: Supply, size_bytes: int) -> None:
         """Wait until bytes may be asked for, and count them."""
         supply.throttle(size_bytes)
+        self.copy.alive()
         with self._lock:
             self.tally.bytes_received += size_bytes if supply.remote else 0
 

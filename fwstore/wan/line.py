@@ -327,19 +327,7 @@ class Line:
 
     def _known(self, own: Log | None) -> Known:
         folds = {uuid: log.fold for uuid, (_, log) in self._heard.items()}
-        everybody = dict(folds) if own is None else {self._destination.own.uuid: own.fold, **folds}
-        offers = {uuid: {e.id: e for e in fold.live()} for uuid, fold in folds.items()}
-        begun = {} if own is None else {e.id: e for e in own.fold.live() if e.holds}
-        if begun:
-            offers[self._destination.own.uuid] = begun
-        return Known(
-            chain=canonical_chain(view_of(everybody)),
-            offers=offers,
-            here=() if own is None else set(own.fold.entries) - begun.keys(),
-            begun=begun,
-            gone={} if own is None else _gone(own, offers, self._listener.condemned),
-            marked=marked_in(folds.values()),
-        )
+        return known_of(self._destination.own.uuid, own, folds, self._listener.condemned)
 
     def _policy(self) -> Policy | None:
         return self._destination.policy(self.lineage.name)
@@ -368,6 +356,35 @@ def _gave_up(source: Fold | None, intent: HoldEntry) -> bool:
     return intent.snapshot in source.expired or intent.snapshot in source.gone or forgotten
 
 
+def known_of(
+    site: str, own: Log | None, others: Mapping[str, Fold], condemned: dict[str, frozenset[str]]
+) -> Known:
+    """Return what one site knows of a lineage.
+
+    Args:
+        site: Its uuid.
+        own: Its log, or None where it has none.
+        others: What other logs say, by uuid of their site; the nearest first.
+        condemned: See `Listener`; of the own log.
+
+    Raises:
+        Corrupt: A condemned list of the own log is damaged.
+    """
+    everybody = dict(others) if own is None else {site: own.fold, **others}
+    offers = {uuid: {e.id: e for e in fold.live()} for uuid, fold in others.items()}
+    begun = {} if own is None else {e.id: e for e in own.fold.live() if e.holds}
+    if begun:
+        offers[site] = begun
+    return Known(
+        chain=canonical_chain(view_of(everybody)),
+        offers=offers,
+        here=() if own is None else own.fold.entries.keys() - begun.keys(),
+        begun=begun,
+        gone={} if own is None else _gone(own, offers, condemned),
+        marked=_marked_in(others.values()),
+    )
+
+
 def _gone(
     own: Log,
     offers: Mapping[str, Mapping[str, SnapshotEntry]],
@@ -381,11 +398,14 @@ def _gone(
         for name, entry in offered.items()
         if name not in fold.entries and name not in fold.gone
     }
-    gone = dict.fromkeys([*fold.gone, *collected(own, unknown.values(), lists)], "collected here")
-    return gone | dict.fromkeys(fold.expired, "expired here")
+    gone = dict.fromkeys(
+        [*fold.gone, *collected(own, unknown.values(), lists)],
+        "was collected and is not fetched again",
+    )
+    return gone | dict.fromkeys(fold.expired, "was expired and is not fetched again")
 
 
-def marked_in(folds: Collection[Fold]) -> dict[str, str]:
+def _marked_in(folds: Collection[Fold]) -> dict[str, str]:
     """Return the snapshots that a pin or a tag keeps somewhere, each with why."""
     marked: dict[str, str] = {}
     for fold in folds:

@@ -1,7 +1,7 @@
 """The links that lead to a site: what crosses them, and the caps that hold for it.
 
-Invariant: every byte that this process asks of another site is asked through here, so it is counted, and waits where
-the link has a cap.
+Invariant: what this process asks of another site of the packs and manifests of checkpoints is asked through here, so
+it is counted, and waits where the link has a cap. Logs, catalogs and votes are small, and do not wait.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fwstore.base.units import MIB
 from fwstore.log.site import Site
 from fwstore.sched import Lock, Runtime
 from fwstore.store.base import Store
+from fwstore.wan.around import ThrottledStore
 from fwstore.wan.rate import LinkRate, RateStatistics
 
 # Requests of so much of a second keep the cap within 5 % over ten seconds, also where eight workers share it.
@@ -73,6 +74,10 @@ class Links:
                 self._counted[name] += size_bytes
 
         return take
+
+    def throttled(self, site: Site, store: Store) -> Store:
+        """Return the store of a site for those who wait for what they read there."""
+        return ThrottledStore(store, self.throttle(site, urgent=True))
 
     def paced(self, limits: Limits) -> Limits:
         """Return limits whose requests are small enough for the caps of these links."""

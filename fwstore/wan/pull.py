@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fwstore.base.errors import (
@@ -34,7 +34,7 @@ from fwstore.log.log import Log
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
-from fwstore.wan.copy import ELSEWHERE, Copier, CopyTally, PackCopy, Supply
+from fwstore.wan.copy import ELSEWHERE, Copier, CopyTally, PackCopy, Supply, unwatched
 from fwstore.wan.localise import LocalManifest, RemoteManifest, check_identity, localise
 
 T = TypeVar("T")
@@ -124,21 +124,34 @@ class Puller:
         log: The own log of the lineage.
         runtime: Threads and limits.
         content_hash: The hash that proves objects.
+        look_here: Others may have brought parts of a manifest: ask for them here before they are asked of a source.
 
     Attributes:
         log: The own log.
     """
 
-    def __init__(self, log: Log, runtime: Runtime, content_hash: ContentHash) -> None:
+    def __init__(
+        self,
+        log: Log,
+        runtime: Runtime,
+        content_hash: ContentHash,
+        *,
+        look_here: bool = False,
+    ) -> None:
         self.log = log
         self._runtime = runtime
         self._hash = content_hash
+        self._look_here = look_here
         self._copier = Copier(log.store, runtime, content_hash)
         # What stands here under an intent stays until its name is condemned, and then nobody refers to it again.
         self._verified: set[str] = set()
 
-    def pull(self, offers: Sequence[Offer]) -> Pulled:
+    def pull(self, offers: Sequence[Offer], alive: Callable[[], None] = unwatched) -> Pulled:
         """Copy a snapshot from the first site that can give it, with the help of the others.
+
+        Args:
+            offers: Who has it, the nearest first.
+            alive: Called whenever it gets on; what it raises ends it.
 
         Raises:
             Expired: It was given up here, or is gone at every site that had it.
@@ -146,7 +159,7 @@ class Puller:
             Unavailable: No site that has it answers, or the own store does not.
             Conflict: The lineage was deleted here, or a collection was in the way again and again.
         """
-        return self._from_any(offers, self._pull_from)
+        return self._from_any(offers, lambda offer, others: self._pull_from(offer, others, alive))
 
     def prepare(self, offers: Sequence[Offer]) -> Prepared | None:
         """Read the manifest of a snapshot and cover it by an intent here; None where the snapshot is here already.
@@ -156,7 +169,7 @@ class Puller:
         """
 
         def from_one(offer: Offer, others: Sequence[Offer]) -> Prepared | None:
-            return self._cover(offer, others, self._read_manifest(offer, look_here=True))
+            return self._cover(offer, others, self._read_manifest(offer))
 
         return self._from_any(offers, from_one)
 
@@ -200,14 +213,16 @@ class Puller:
                 return offer.log.why_missing(offer.entry.id)
         return error
 
-    def _pull_from(self, offer: Offer, others: Sequence[Offer]) -> Pulled:
+    def _pull_from(
+        self, offer: Offer, others: Sequence[Offer], alive: Callable[[], None]
+    ) -> Pulled:
         remote = self._read_manifest(offer)
         tally = CopyTally()
         for _ in range(_ATTEMPTS):
             prepared = self._cover(offer, others, remote)
             if prepared is None:
                 return Pulled("", tally)
-            tally.add(self._copy_packs(prepared))
+            tally.add(self._copy_packs(prepared, alive))
             # Whose intent was withdrawn begins again before names that may be condemned get into a manifest.
             if not self._stands(self.log.refresh(), offer.entry, prepared.groups):
                 continue
@@ -230,24 +245,17 @@ class Puller:
         packs = self._copies(offer, others, remote, local)
         return Prepared(offer, groups, remote, local, packs)
 
-    def _read_manifest(self, offer: Offer, *, look_here: bool = False) -> RemoteManifest:
-        """Return the manifest as its source has it; another worker may have brought it here."""
+    def _read_manifest(self, offer: Offer) -> RemoteManifest:
+        """Return the manifest as its source has it."""
         keys, entry = self.log.keys, offer.entry
-
-        def read(key: str, digest: str, size: int) -> bytes:
-            if look_here:
-                with suppress(NotFound, Corrupt):
-                    return self._read(self.log.store, key, digest, size)
-            return self._fetch(offer, key, digest, size)
-
-        stored = read(keys.root(entry.id), entry.root.digest, entry.root.size)
+        stored = self._fetch(offer, keys.root(entry.id), entry.root.digest, entry.root.size)
         root = parse_root(stored)
         check_identity(root, keys, self.log.lineage, entry)
 
         def read_part(number: int) -> tuple[bytes, tuple[PackInfo, ...]]:
             part = root.pack_tables[number]
             key = keys.pack_table(entry.id, number)
-            table = read(key, part.digest.hex(), part.size)
+            table = self._fetch(offer, key, part.digest.hex(), part.size)
             first, rows = parse_pack_table(table)
             if (first, len(rows)) != (part.first_pack, part.packs):
                 raise Corrupt(f"{key} does not hold the packs that its root says")
@@ -257,6 +265,9 @@ class Puller:
         return RemoteManifest(root, stored, tuple(parts))
 
     def _fetch(self, offer: Offer, key: str, digest: str, limit_bytes: int) -> bytes:
+        if self._look_here:
+            with suppress(NotFound, Corrupt):
+                return self._read(self.log.store, key, digest, limit_bytes)
         offer.supply.throttle(limit_bytes)
         return self._read(offer.supply.store, key, digest, limit_bytes)
 
@@ -329,10 +340,12 @@ class Puller:
             packs[there] = PackCopy(key, row, tuple(sources))
         return packs
 
-    def _copy_packs(self, prepared: Prepared) -> CopyTally:
+    def _copy_packs(self, prepared: Prepared, alive: Callable[[], None]) -> CopyTally:
         """Copy all packs that no record here proves to be here."""
         proven = self._proven(prepared.offer.entry, prepared.local.keys)
-        packs = [copy for copy in prepared.packs.values() if copy.key not in proven]
+        packs = [
+            replace(copy, alive=alive) for copy in prepared.packs.values() if copy.key not in proven
+        ]
         # Workers beside each other begin at different packs, and find what the others have brought.
         first = int(self._runtime.ids.uniform() * len(packs))
         try:

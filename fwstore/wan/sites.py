@@ -166,8 +166,11 @@ class Sites:
         asked = tuple(site for site in answers if isinstance(site, Site))
         return asked, tuple(site.elector for site in answers if isinstance(site, Silence))
 
-    def join(self) -> Site:
+    def join(self, *, founding: bool = True) -> Site:
         """Make the local store and every empty one a site, and remember all that answer; return the local one.
+
+        Args:
+            founding: Whether empty stores of others are made sites, as a term needs it; else they are left alone.
 
         Raises:
             Conflict: The local store is another site than others have met, or it has the name of another one.
@@ -179,7 +182,9 @@ class Sites:
         home = self._settle_home()
         self.retirements.keep(home, self._runtime)
         self._meet_retired_again()
-        self._runtime.scheduler.map(self._settle, self._others())
+        self._runtime.scheduler.map(
+            lambda name: self._settle(name, founding=founding), self._others()
+        )
         return home
 
     def hear_of_retirements(self) -> None:
@@ -298,11 +303,12 @@ class Sites:
             )
         return home
 
-    def _settle(self, name: str) -> None:
-        """Make an empty store a site, and remember who answers."""
+    def _settle(self, name: str, *, founding: bool) -> None:
+        """Make an empty store a site, if so wished, and remember who answers."""
         known = self._known[name]
         answer = self._ask(name)
-        if isinstance(answer, Silence) and answer.vacant and known.brisk is not None:
+        is_vacant = isinstance(answer, Silence) and answer.vacant
+        if founding and is_vacant and known.brisk is not None:
             answer = self._found(known, known.brisk)
         if isinstance(answer, Site) and not known.remembered:
             self._remember(known, answer)

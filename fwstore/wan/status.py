@@ -6,7 +6,7 @@ is told of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -18,12 +18,13 @@ from fwstore.format.summary import SnapshotEntry
 from fwstore.log.fold import Fold
 from fwstore.log.history import canonical_chain, view_of
 from fwstore.log.lineage import list_lineages, open_log, read_lineage
+from fwstore.log.log import Log
 from fwstore.log.packs import PackTables
 from fwstore.log.site import Site
 from fwstore.plan.lag import Lag, SiteView, lag_of
-from fwstore.plan.replication import Known, Policy, ReplicationPlan, plan_replication
+from fwstore.plan.replication import Policy, ReplicationPlan, plan_replication
 from fwstore.sched import Runtime
-from fwstore.wan.line import marked_in
+from fwstore.wan.line import known_of
 from fwstore.wan.sites import Silence, Sites
 
 
@@ -76,7 +77,7 @@ class RepositoryStatus:
     Attributes:
         sites: In the order of the topology.
         links: Between all sites that keep checkpoints.
-        lags: By run, then by site; sites that do not answer are left out.
+        lags: By run, then by site; sites whose log was not read or that have deleted the run are left out.
         troubles: Logs that could not be read, by site and run.
     """
 
@@ -92,19 +93,27 @@ class RunFolds:
 
     Attributes:
         keys: Where the run is.
-        folds: By name of the site.
+        logs: By name of the site; those of the run's one lineage.
         names: Of the sites, by uuid.
+        unread: Names of the sites that may have it and whose log was not read.
+        condemned: By name of the site, what was read of its condemned lists.
     """
 
     keys: LineageKeys
-    folds: dict[str, Fold] = field(default_factory=dict)
+    logs: dict[str, Log] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
+    condemned: dict[str, dict[str, frozenset[str]]] = field(default_factory=dict)
+
+    @property
+    def folds(self) -> dict[str, Fold]:
+        """What the logs say, by name of the site."""
+        return {name: log.fold for name, log in self.logs.items()}
 
     @property
     def chain(self) -> list[SnapshotEntry]:
         """The canonical history over all of them, newest first."""
-        by_uuid = {uuid: self.folds[name] for uuid, name in self.names.items()}
-        return canonical_chain(view_of(by_uuid))
+        return canonical_chain(view_of({uuid: self.logs[n].fold for uuid, n in self.names.items()}))
 
     @property
     def saved(self) -> dict[str, SnapshotEntry]:
@@ -129,24 +138,23 @@ class RunFolds:
         held = [self.names.get(one.site) for entry in offering.values() for one in entry.holds]
         return whole or [*offering, *(name for name in held if name is not None)]
 
+    def deleted_at(self, site: str) -> bool:
+        """Return whether a site has deleted the run: nothing of it is wanted there any more."""
+        return site in self.logs and self.logs[site].fold.closed is not None
+
     def plan(self, site: str, policy: Policy | None) -> ReplicationPlan:
-        """Return what a site would copy."""
-        own = self.folds.get(site)
-        others = {name: fold for name, fold in self.folds.items() if name != site}
-        gone = {} if own is None else dict.fromkeys(own.gone, "collected there")
-        gone |= {} if own is None else dict.fromkeys(own.expired, "expired there")
-        offers = {n: {e.id: e for e in fold.live()} for n, fold in others.items()}
-        begun = {} if own is None else {e.id: e for e in own.live() if e.holds}
-        if begun:
-            offers[site] = begun
-        known = Known(
-            chain=self.chain,
-            offers=offers,
-            here=() if own is None else set(own.entries) - begun.keys(),
-            begun=begun,
-            gone=gone,
-            marked=marked_in(others.values()),
-        )
+        """Return what a site would copy, by the rules by which it does.
+
+        Raises:
+            Corrupt: A condemned list of the site is damaged.
+            Unavailable: It did not answer.
+        """
+        if self.deleted_at(site):
+            return ReplicationPlan((), ())
+        uuids = {name: uuid for uuid, name in self.names.items()}
+        others = {uuid: self.logs[name].fold for uuid, name in self.names.items() if name != site}
+        lists = self.condemned.setdefault(site, {})
+        known = known_of(uuids.get(site, ""), self.logs.get(site), others, lists)
         return plan_replication(known, policy)
 
 
@@ -163,6 +171,7 @@ class Overview:
         self._sites = sites
         self._runtime = runtime
         self._read_packs = PackTables(content_hash)
+        self._condemned: dict[str, dict[str, dict[str, frozenset[str]]]] = {}
         self.troubles: list[str] = []
 
     def status(self, runs: Collection[str] | None = None) -> RepositoryStatus:
@@ -172,37 +181,36 @@ class Overview:
             runs: Names of runs; None for all.
         """
         topology, now = self._sites.topology, self._runtime.clock.wall()
-        found = self.runs(runs)
-        answering = {site.name for site in self._keeping()}
-        lags = tuple(
-            lag_of(_view(run, name, topology), now)
-            for run in found
-            for name in topology.sites
-            if name in answering
-        )
+        lags = [
+            self._lag(run, site.name, now)
+            for run in self.runs(runs)
+            for site in topology.sites.values()
+            if site.keeps and site.name not in run.unread and not run.deleted_at(site.name)
+        ]
         return RepositoryStatus(
             sites=tuple(self._site(name) for name in topology.sites),
             links=tuple(_links(topology)),
-            lags=lags,
+            lags=tuple(lag for lag in lags if lag is not None),
             troubles=tuple(self.troubles),
         )
 
     def runs(self, wanted: Collection[str] | None = None) -> list[RunFolds]:
-        """Return every run that a site knows and nobody has deleted, the newest generation of each name.
+        """Return every run that a site knows and not all have deleted, the newest generation of each name.
 
         Args:
             wanted: Names of runs; None for all.
         """
-        found: dict[str, RunFolds] = {}
-        for site in self._keeping():
+        self.troubles, sites, newest = [], self._keeping(), dict[str, LineageKeys]()
+        for site in sites:
             try:
                 for keys in list_lineages(site.store):
-                    if wanted is None or keys.name in wanted:
-                        self._read(found, site, keys)
+                    known = newest.setdefault(keys.name, keys)
+                    newest[keys.name] = max(known, keys, key=lambda one: one.generation)
             except FwstoreError as error:
                 self.troubles.append(f"{site.name}: {error.message}")
-        living = [run for run in found.values() if not _is_deleted(run)]
-        return sorted(living, key=lambda run: run.keys.name)
+        names = sorted(name for name in newest if wanted is None or name in wanted)
+        found = [self._read(newest[name], sites) for name in names]
+        return [run for run in found if not _is_deleted(run)]
 
     def _keeping(self) -> list[Site]:
         """Return the sites that keep checkpoints and answer, in the order of the topology."""
@@ -214,20 +222,42 @@ class Overview:
                 found += [answer] if isinstance(answer, Site) else []
         return found
 
-    def _read(self, found: dict[str, RunFolds], site: Site, keys: LineageKeys) -> None:
-        known = found.get(keys.name)
-        if known is not None and known.keys.generation > keys.generation:
-            return
-        if known is None or known.keys.generation < keys.generation:
-            known = found[keys.name] = RunFolds(keys)
-        try:
-            lineage = read_lineage(site.store, keys)
-            if lineage is not None:
+    def _read(self, keys: LineageKeys, sites: Sequence[Site]) -> RunFolds:
+        """Read a run at all sites, also where it was deleted and no catalog lists it any more."""
+        kept = self._condemned.setdefault(keys.label, {})
+        run = RunFolds(keys, condemned=kept)
+        run.unread = {site.name for site in self._sites.topology.sites.values() if site.keeps}
+        for site, log in zip(sites, self._logs(keys, sites), strict=True):
+            if isinstance(log, FwstoreError):
+                self.troubles.append(f"{site.name}, {keys.label}: {log.message}")
+                continue
+            run.unread.discard(site.name)
+            if log is not None:
+                run.logs[site.name], run.names[site.uuid] = log, site.name
+        return run
+
+    def _logs(self, keys: LineageKeys, sites: Sequence[Site]) -> list[Log | FwstoreError | None]:
+        """Return the log of a run at every site, None where it is not known, or why it could not be read."""
+
+        def read(site: Site) -> Log | FwstoreError | None:
+            try:
+                lineage = read_lineage(site.store, keys)
+                if lineage is None:
+                    return None
                 log = open_log(site.store, lineage, self._runtime, self._read_packs)
-                known.folds[site.name] = log.refresh()
-                known.names[site.uuid] = site.name
+                log.refresh()
+                return log
+            except FwstoreError as error:
+                return error
+
+        return self._runtime.scheduler.map(read, sites)
+
+    def _lag(self, run: RunFolds, site: str, now: float) -> Lag | None:
+        try:
+            return lag_of(_view(run, site, self._sites.topology), now)
         except FwstoreError as error:
-            self.troubles.append(f"{site.name}, {keys.label}: {error.message}")
+            self.troubles.append(f"{site}, {run.keys.label}: {error.message}")
+            return None
 
     def _site(self, name: str) -> SiteStatus:
         topology = self._sites.topology
@@ -279,4 +309,4 @@ def _links(topology: Topology) -> Iterator[LinkStatus]:
 
 
 def _is_deleted(run: RunFolds) -> bool:
-    return any(fold.closed is not None for fold in run.folds.values())
+    return bool(run.logs) and all(run.deleted_at(site) for site in run.logs)

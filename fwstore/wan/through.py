@@ -11,18 +11,26 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from itertools import takewhile
 from typing import TypeVar
 
-from typing_extensions import Buffer
-
-from fwstore.base.errors import Conflict, FwstoreError, NotFound, PermissionDenied
+from fwstore.base.errors import (
+    Conflict,
+    FwstoreError,
+    LimitExceeded,
+    NotFound,
+    PermissionDenied,
+)
 from fwstore.base.notices import tell
 from fwstore.base.units import MIB
 from fwstore.content.cache import SharedCache
 from fwstore.sched import Lock, Runtime
-from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto, Store, Upload
+from fwstore.store.base import ObjectInfo, ReadInto, Store
+from fwstore.wan.around import StoreAround
 from fwstore.wan.copy import PackCopy, Supply
 from fwstore.wan.once import Alive, Errand, OncePerSite
 from fwstore.wan.pull import Offer, Prepared, Puller
@@ -33,12 +41,18 @@ _PREPARED_BYTES = 256 * MIB
 # With a thousand packs; one that is forgotten is read and planned again.
 _PREPARED_ONE_BYTES = MIB
 _ASK_AGAIN_S = 30.0
+# So long a publish goes on after close; less than the scheduler waits for it.
+_CLOSING_S = 20.0
 # What keeps an object from being written here, but not from being read elsewhere.
-_NOT_HERE = (Conflict, NotFound, PermissionDenied)
+_NOT_HERE = (Conflict, LimitExceeded, NotFound, PermissionDenied)
 
 
 class _NothingToBring(NotFound):
     """A snapshot that no other site offers, or that has come."""
+
+
+class _Closed(FwstoreError):
+    """Nobody waits any more for what is being published."""
 
 
 class Bringer:
@@ -66,7 +80,8 @@ class Bringer:
         self._refused: dict[str, float] = {}
         self._lock = Lock()
         self._begun: dict[str, None] = {}
-        self._awaited: dict[str, list[str]] = {}
+        self._awaited: dict[str, dict[str, None]] = {}
+        self._until_s = math.inf
 
     def saw(self, key: str) -> None:
         """Take note of what is read: packs belong to snapshots whose manifests were read before."""
@@ -82,19 +97,26 @@ class Bringer:
             Corrupt: No site has the bytes that were written.
             Unavailable: No site that has it answers, or the own store does not.
         """
-        snapshot = self._puller.log.keys.snapshot_of(key)
-        try:
-            return (
-                self._bring_pack(key) if snapshot is None else self._bring_manifest(snapshot, key)
-            )
-        except _NOT_HERE as error:
-            tell(f"{key} is read from another site and not kept here: {error.message}")
-            return None
+        manifest = self._puller.log.keys.snapshot_of(key)
+        for snapshot in reversed(tuple(self._begun)) if manifest is None else (manifest,):
+            try:
+                prepared = self._prepare(snapshot)
+                if prepared is None:
+                    continue
+                if manifest is not None:
+                    return self._bring_manifest(prepared, snapshot, key)
+                if key in prepared.packs:
+                    return self._bring_pack(prepared, snapshot, key)
+            except _NOT_HERE as error:
+                self._refuse(snapshot)
+                tell(f"{snapshot} is read from another site and not kept here: {error.message}")
+        return None
 
-    def _bring_manifest(self, snapshot: str, key: str) -> str | None:
-        prepared = self._prepare(snapshot)
-        if prepared is None:
-            return None
+    def close(self) -> None:
+        """Let what is being published come to an end; a replicator does what is left of it."""
+        self._until_s = self._runtime.clock.monotonic() + _CLOSING_S
+
+    def _bring_manifest(self, prepared: Prepared, snapshot: str, key: str) -> str:
         root = self._puller.log.keys.root(snapshot)
 
         def work(alive: Alive) -> None:
@@ -105,15 +127,11 @@ class Bringer:
         self._once.see_to(Errand(root, lambda: self._size(root) is not None, work))
         return key
 
-    def _bring_pack(self, key: str) -> str | None:
-        for snapshot in reversed(tuple(self._begun)):
-            prepared = self._prepare(snapshot)
-            copy = None if prepared is None else prepared.packs.get(key)
-            if copy is not None:
-                if self._once.see_to(self._errand(copy)):
-                    self._look_for_the_rest(snapshot)
-                return copy.key
-        return None
+    def _bring_pack(self, prepared: Prepared, snapshot: str, key: str) -> str:
+        copy = prepared.packs[key]
+        if self._once.see_to(self._errand(copy)):
+            self._look_for_the_rest(snapshot)
+        return copy.key
 
     def _prepare(self, snapshot: str) -> Prepared | None:
         def make() -> Prepared:
@@ -122,7 +140,7 @@ class Bringer:
             if prepared is None:
                 raise _NothingToBring(f"nobody offers {snapshot}, or it is here meanwhile")
             with self._lock:
-                self._awaited[snapshot] = [copy.key for copy in prepared.packs.values()]
+                self._awaited[snapshot] = {copy.key: None for copy in prepared.packs.values()}
             return prepared
 
         if self._runtime.clock.monotonic() < self._refused.get(snapshot, 0.0):
@@ -130,19 +148,16 @@ class Bringer:
         try:
             return self._prepared.get(snapshot, _PREPARED_ONE_BYTES, make)
         except _NothingToBring:
-            refusal = ""
-        except _NOT_HERE as error:
-            refusal = error.message
-        # Not asked again with every read: a load has many.
-        self._refused[snapshot] = self._runtime.clock.monotonic() + _ASK_AGAIN_S
-        if refusal:
-            tell(f"{snapshot} is read from another site and not kept here: {refusal}")
+            self._refuse(snapshot)
         return None
+
+    def _refuse(self, snapshot: str) -> None:
+        """Do not try again with every read: a load has many."""
+        self._refused[snapshot] = self._runtime.clock.monotonic() + _ASK_AGAIN_S
 
     def _errand(self, copy: PackCopy) -> Errand:
         def work(alive: Alive) -> None:
-            supplies = tuple((_watched(supply, alive), there) for supply, there in copy.supplies)
-            self._puller.copy([replace(copy, supplies=supplies)])
+            self._puller.copy([replace(copy, alive=alive)])
 
         return Errand(copy.key, lambda: self._size(copy.key) == copy.info.size, work)
 
@@ -155,26 +170,45 @@ class Bringer:
     def _look_for_the_rest(self, snapshot: str) -> None:
         """Publish a snapshot when all of it has come; whoever brings the last of it notices."""
         with self._lock:
-            awaited = self._awaited.get(snapshot)
-        if not awaited:
-            return
-        while awaited and self._size(awaited[-1]) is not None:
-            awaited.pop()
-        if not awaited:
-            self._runtime.scheduler.spawn("publish", self._publish, snapshot)
+            awaited = tuple(self._awaited.get(snapshot, ()))
+        here = list(takewhile(lambda key: self._size(key) is not None, reversed(awaited)))
+        with self._lock:
+            left = self._awaited.get(snapshot, {})
+            # Another thread may have seen the same: only one of them takes the last away.
+            last = bool(left)
+            for key in here:
+                left.pop(key, None)
+            last = last and not left
+        if last:
+            publishing = self._runtime.scheduler.spawn("publish", self._publish, snapshot)
+            publishing.add_done_callback(lambda done: self._tell_of(snapshot, done))
 
     def _publish(self, snapshot: str) -> None:
         log = self._puller.log
 
-        def work(_: Alive) -> None:
-            self._puller.pull(self._offers(snapshot))
+        def is_here() -> bool:
+            self._end_if_closed()
+            return log.refresh().is_complete(snapshot)
 
-        key = f"{log.keys.snapshot(snapshot)}publish"
-        try:
-            self._once.see_to(Errand(key, lambda: log.refresh().is_complete(snapshot), work))
-        except FwstoreError as error:
+        def work(alive: Alive) -> None:
+            def get_on() -> None:
+                self._end_if_closed()
+                alive()
+
+            self._puller.pull(self._offers(snapshot), get_on)
+
+        self._once.see_to(Errand(f"{log.keys.snapshot(snapshot)}publish", is_here, work))
+
+    def _end_if_closed(self) -> None:
+        if self._runtime.clock.monotonic() > self._until_s:
+            raise _Closed("the repository was closed meanwhile")
+
+    def _tell_of(self, snapshot: str, publishing: Future[None]) -> None:
+        error = publishing.exception()
+        if error is not None:
             # It was loaded all the same; a replicator publishes what is here, without copying it again.
-            tell(f"{snapshot} of {log.keys.label} is not published yet: {error.message}")
+            why = error.message if isinstance(error, FwstoreError) else repr(error)
+            tell(f"{snapshot} of {self._puller.log.keys.label} is not published yet: {why}")
 
 
 def _watched(supply: Supply, alive: Alive) -> Supply:
@@ -188,7 +222,7 @@ def _watched(supply: Supply, alive: Alive) -> Supply:
     return replace(supply, throttle=throttle)
 
 
-class ThroughStore:
+class ThroughStore(StoreAround):
     """The store of this site, in which nothing is missing that another site has.
 
     Args:
@@ -197,18 +231,8 @@ class ThroughStore:
     """
 
     def __init__(self, store: Store, bringer: Bringer) -> None:
-        self._store = store
+        super().__init__(store)
         self._bringer = bringer
-
-    @property
-    def url(self) -> str:
-        """The address of the store of this site."""
-        return self._store.url
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the store of this site can do."""
-        return self._store.capabilities
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """Return a whole object."""
@@ -226,28 +250,9 @@ class ThroughStore:
         """Return what is known of an object."""
         return self._read(key, self._store.head)
 
-    def put(
-        self, key: str, buffers: Sequence[Buffer], *, mode: Mode, write_id: str | None = None
-    ) -> None:
-        """Write an object whole."""
-        self._store.put(key, buffers, mode=mode, write_id=write_id)
-
-    def list(
-        self, prefix: str, *, start_after: str = "", limit: int | None = None
-    ) -> Iterator[ObjectInfo]:
-        """Yield objects that are here."""
-        return self._store.list(prefix, start_after=start_after, limit=limit)
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects here."""
-        self._store.delete(keys)
-
-    def upload(self, key: str) -> Upload:
-        """Begin a large object here."""
-        return self._store.upload(key)
-
     def close(self) -> None:
-        """Do nothing: the store belongs to the repository."""
+        """End what goes on behind the readers; the store belongs to the repository."""
+        self._bringer.close()
 
     def _read(self, key: str, read: Callable[[str], T]) -> T:
         self._bringer.saw(key)

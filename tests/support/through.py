@@ -69,7 +69,7 @@ def through(
     access = repository.access(lineage.name, lineage.generation, lineage.lineage)
     entry = next(e for e in fresh_log(sources[0]).fold.live() if e.step == step)
     bringer = Bringer(
-        Puller(access.log, runtime, access.content_hash),
+        Puller(access.log, runtime, access.content_hash, look_here=True),
         lambda snapshot: offers(sources, snapshot),
         OncePerSite(far, runtime),
         runtime,

@@ -10,6 +10,7 @@ import pytest
 import fwstore
 from fwstore.base.errors import Fenced, NotFound
 from fwstore.checkpoint.access import Access
+from fwstore.format.record import Expire
 from fwstore.wan.line import Destination, Source
 from fwstore.wan.replicator import Replicator
 from support.lineages import keys_under
@@ -185,3 +186,28 @@ def test_a_log_that_was_set_back_is_refused_and_explained(sites: Places) -> None
         assert writer.base is not None
         assert (writer.base.step, writer.term) == (2, 2)
         writer.close()
+
+
+def test_what_is_read_past_this_site_waits_for_the_link_and_is_counted(sites: Places) -> None:
+    sites.write('[[links]]\nfrom = "a"\nto = "b"\ncap = "1 MB/s"', roles={"w": "witness"})
+    state = {"w": np.random.default_rng(1).random(20_000)}
+    with sites.open("a") as repository, repository.run("run").writer() as writer:
+        writer.save(1, state).result()
+        writer.save(2, STATE).result()
+    replicate(sites, "b")
+    with sites.open("b") as repository:
+        log = found(repository).log
+        given_up = log.refresh().live()[-1]
+        assert given_up.step == 1
+        log.append(lambda _: Expire((given_up.id,), "simulated"))
+        repository.gc()
+    with sites.open("b") as repository:
+        begin_s = repository.runtime.clock.monotonic()
+        with pytest.warns(UserWarning, match="not kept here"):
+            loaded = repository.run("run")[1].load()
+        took_s = repository.runtime.clock.monotonic() - begin_s
+        received = repository.links.bytes_received()["a"]
+    np.testing.assert_array_equal(loaded["w"], state["w"])
+    assert received > state["w"].nbytes
+    # A short burst is free.
+    assert took_s > 0.5 * (received / 1_000_000 - 0.2)

@@ -63,7 +63,9 @@ def test_what_was_given_up_here_is_not_fetched_again() -> None:
     assert sorted(published(far)) == [20, 30]
     report = replicate(far, near)
     assert report.copied == ()
-    assert {passed.reason for _, passed in report.passed_over} == {"collected here"}
+    assert {passed.reason for _, passed in report.passed_over} == {
+        "was collected and is not fetched again"
+    }
 
 
 def test_what_was_given_up_so_long_ago_that_the_log_forgot_is_not_fetched_again(

@@ -7,6 +7,7 @@ import pytest
 
 import fwstore
 from fwstore.base.errors import NotFound
+from support.lineages import keys_under
 from support.through_jobs import LIMITS
 from support.topologies import Places
 
@@ -42,6 +43,19 @@ def test_only_the_runs_that_were_named(sites: Places) -> None:
         (plan,) = repository.replication.plan(["run"]).runs
         assert [t.step for t in plan.plan.transfers] == [1]
         assert repository.replication.plan(["other"]).runs == ()
+
+
+def test_a_replication_founds_no_other_site(sites: Places) -> None:
+    with sites.open("b") as repository:
+        report = repository.replicate()
+    assert (report.copied, report.troubles) == ((), ())
+    assert keys_under(sites.store("a"), "") == []
+    assert keys_under(sites.store("w"), "") == []
+    assert keys_under(sites.store("b"), "") == ["fwstore.json"]
+    save(sites, "a", 1)
+    with sites.open("b") as repository:
+        assert [copied.step for copied in repository.replicate().copied] == [1]
+    assert keys_under(sites.store("b"), "sites/") == ["sites/a", "sites/w"]
 
 
 def test_a_plan_tells_which_sites_could_not_be_looked_at(sites: Places) -> None:
@@ -182,4 +196,51 @@ def test_what_was_given_up_at_a_site_is_not_missing_there(sites: Places) -> None
         (lag,) = (lag for lag in repository.status().lags if lag.site == "b")
         assert lag.missing == ()
         told = {w.site: w.verdict for w in repository.replication.explain("run", 1)}
-        assert told == {"a": "saved there", "b": "expired there"}
+        assert told == {"a": "saved there", "b": "was expired and is not fetched again"}
+
+
+def lag_at(places: Places, site: str, asked_at: str = "a") -> fwstore.Lag | None:
+    with places.open(asked_at) as repository:
+        return next((lag for lag in repository.status().lags if lag.site == site), None)
+
+
+def test_a_run_that_was_deleted_at_a_site_is_not_missing_there(sites: Places) -> None:
+    save(sites, "a", 1, 2)
+    with sites.open("b") as repository:
+        repository.replicate()
+        repository.run("run").delete("not wanted here")
+        repository.gc()
+    assert lag_at(sites, "b") is None
+    there = lag_at(sites, "a", asked_at="b")
+    assert there is not None
+    assert (there.newest_there, there.missing) == (2, ())
+    with sites.open("a") as repository:
+        told = {w.site: w.verdict for w in repository.replication.explain("run", 2)}
+        assert told["b"] == "the run was deleted there"
+
+
+def test_what_a_site_gave_up_long_ago_is_not_missing_there(
+    sites: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fwstore.log.fold.GONE_MAX", 1)
+    save(sites, "a", 1, 2, 3, 4)
+    with sites.open("b") as repository:
+        repository.replicate()
+        repository.gc(run="run", keep=fwstore.Keep(last=1))
+    lag = lag_at(sites, "b")
+    assert lag is not None
+    assert lag.missing == ()
+
+
+def test_nothing_is_told_of_a_site_whose_log_could_not_be_read(sites: Places) -> None:
+    save(sites, "a", 1)
+    with sites.open("b") as repository:
+        repository.replicate()
+    key = next(key for key in keys_under(sites.store("b"), "catalog/") if key.endswith("run@1"))
+    sites.store("b").put(key, [b"damaged"], mode="overwrite")
+    with sites.open("a") as repository:
+        status = repository.status()
+        assert [lag.site for lag in status.lags] == ["a"]
+        assert any("b, run@1" in trouble for trouble in status.troubles)
+        told = {w.site: w.verdict for w in repository.replication.explain("run", 1)}
+        assert told["b"] == "unknown: its log could not be read"
