@@ -187,7 +187,7 @@ class Healer:
 
     def _bring_part(self, entry: SnapshotEntry, wanted: _Wanted) -> Brought:
         """Bring an object of a manifest, unless another process has done so meanwhile."""
-        if self._proven(self._log.store, wanted) is not None:
+        if self._is_whole(wanted):
             return (), None
         site, content = self._first_right(wanted)
         self._refuse_given_up(self._log.keys.label, wanted.key, (entry.term, entry.save))
@@ -196,35 +196,38 @@ class Healer:
         return (site,), kept
 
     def _first_right(self, wanted: _Wanted) -> tuple[str, bytes]:
-        told: list[str] = []
-        for supply in self._elsewhere.supplies:
-            try:
-                content = self._from_one(supply, wanted)
-            except FwstoreError as error:
-                told.append(f"{supply.name}: {error.message}")
+        told: dict[str, str] = {}
+        for supply, again in itertools.product(self._elsewhere.supplies, (False, True)):
+            if supply.name in told:
                 continue
-            if content is not None:
-                return supply.name, content
-            told.append(f"{supply.name} does not have the bytes that were written")
-        raise NotFound(self._elsewhere.told(told))
+            # Outside of the try: what fails here is not the source but the own store, which keeps the leases.
+            supply.throttle(wanted.size)
+            try:
+                return supply.name, self._from_one(supply.store, wanted)
+            except Corrupt:
+                if again:
+                    told[supply.name] = f"{supply.name} does not have the bytes that were written"
+            except FwstoreError as error:
+                told[supply.name] = f"{supply.name}: {error.message}"
+        raise NotFound(self._elsewhere.told([*told.values()]))
 
-    def _from_one(self, supply: Supply, wanted: _Wanted) -> bytes | None:
+    def _from_one(self, store: Store, wanted: _Wanted) -> bytes:
         """Return the object as a site has it, or as it can be made of that: names of packs differ between sites."""
-        supply.throttle(wanted.size)
-        content = self._proven(supply.store, wanted)
-        if content is not None:
-            return content
-        supply.throttle(wanted.size)
-        stored = supply.store.get(wanted.key, limit_bytes=wanted.limit_bytes)
-        made = wanted.remake(stored)
-        return next((one for one in made if self._hash.digest(one) == wanted.digest), None)
+        stored = store.get(wanted.key, limit_bytes=wanted.limit_bytes)
+        if self._hash.digest(stored) == wanted.digest:
+            return stored
+        for made in wanted.remake(stored):
+            if self._hash.digest(made) == wanted.digest:
+                return made
+        raise Corrupt(f"{wanted.key} is not what was written")
 
-    def _proven(self, store: Store, wanted: _Wanted) -> bytes | None:
-        origin = Origin(stores=(store,), runtime=self._runtime, content_hash=self._hash)
+    def _is_whole(self, wanted: _Wanted) -> bool:
+        origin = Origin(stores=(self._log.store,), runtime=self._runtime, content_hash=self._hash)
         try:
-            return read_object(origin, wanted.key, wanted.digest, wanted.size)
+            read_object(origin, wanted.key, wanted.digest, wanted.size)
         except (NotFound, Corrupt):
-            return None
+            return False
+        return True
 
     def _refuse_given_up(self, label: str, key: str, group: tuple[int, int]) -> None:
         """Refuse to write a key that was condemned here: it may be deleted at any time, and nothing needs it."""

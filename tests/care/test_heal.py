@@ -147,6 +147,22 @@ def test_a_source_that_dies_is_replaced_by_the_next(part: str) -> None:
         assert snapshots_and_packs(hurt) == before, number
 
 
+@pytest.mark.parametrize("part", PARTS[1:])
+def test_a_bad_answer_about_a_manifest_is_asked_for_once_more(part: str) -> None:
+    near, far = replicated(10)
+    key, before = one_of(far, part), snapshots_and_packs(far)
+    flip(far, key)
+    asked: list[str] = []
+
+    def flip_once(operation: Operation) -> Fault | None:
+        asked.extend([key] if operation.key == key else [])
+        return "flip" if asked == [key] and operation.key == key else None
+
+    assert not repair(far, FaultyStore(near, flip_once)).left
+    assert snapshots_and_packs(far) == before
+    assert asked == [key, key]
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_what_nobody_has_right_is_told_and_left_alone(part: str) -> None:
     near, far = replicated(10)
