@@ -30,6 +30,7 @@ from fwstore.format.leaf import Leaf
 from fwstore.format.paths import display_path
 from fwstore.format.rows import I64, concat_fragments, concat_runs
 from fwstore.format.summary import SnapshotEntry
+from fwstore.log.fold import uses_elsewhere
 from fwstore.log.log import Log
 from fwstore.plan.mark import KeySet
 
@@ -248,6 +249,7 @@ class _Verification:
         leaves = self._check_leaves(entry, manifest)
         chunks = np.zeros(manifest.pack_count, np.int64)
         wounds: list[_Wound] = []
+        elsewhere = self._elsewhere(entry)
         for number, part in enumerate(manifest.root.pack_tables):
             self._tally.count(part.size)
             numbers = range(part.first_pack, part.first_pack + part.packs)
@@ -256,11 +258,23 @@ class _Verification:
                 chunks[numbers.start : numbers.stop] = CHUNKS_MAX
                 continue
             chunks[numbers.start : numbers.stop] = [pack.info.chunks for pack in packs.values()]
-            wounds += self._check_packs(packs)
+            here = {n: pack for n, pack in packs.items() if pack.key not in elsewhere}
+            wounds += self._check_packs(here)
         if len(leaves) == len(manifest.root.leaves):
             # Otherwise a tensor may go on in the leaf that is lost, which has been reported.
             self._check_rows(entry, manifest, chunks)
         self._report(entry, wounds, (manifest.leaf(number) for number in leaves))
+
+    def _elsewhere(self, entry: SnapshotEntry) -> frozenset[str]:
+        """Return the packs of a snapshot that other sites hold; they are not here until all of it is."""
+        found: set[str] = set()
+        log = self._log
+        for uses in uses_elsewhere(entry):
+            try:
+                found |= {key for key, _ in log.read_packs(log.store, log.keys, uses)}
+            except FwstoreError as error:
+                self._add(entry, log.keys.hold_table(entry.id, uses.hold or "", 0), error)
+        return frozenset(found)
 
     def _packs_of(
         self,

@@ -65,10 +65,14 @@ def saved(sites: Places, *steps: int, ranks: Sequence[str] = RANKS) -> None:
                 assert checkpoint.step == step
 
 
+def packs_of(sites: Places, name: str) -> list[str]:
+    """The packs at a site."""
+    return [info.key for info in sites.store(name).list("packs/")]
+
+
 def ranks_at(sites: Places, name: str) -> set[str]:
     """The ranks whose packs are at a site."""
-    keys = [info.key for info in sites.store(name).list("packs/")]
-    return {key.rsplit("/", 1)[1].split("-")[2] for key in keys}
+    return {key.rsplit("/", 1)[1].split("-")[2] for key in packs_of(sites, name)}
 
 
 def steps(sites: Places, name: str, **options: Any) -> list[int]:
@@ -129,6 +133,16 @@ def test_collections_at_both_sites_take_nothing_of_it(sites: Places) -> None:
     with sites.open("b") as repository:
         assert is_right(repository.run("run").latest(elsewhere=True))
         assert is_right(repository.run("run")[0])
+
+
+def test_verification_misses_nothing_that_another_site_holds(sites: Places) -> None:
+    saved(sites, 0)
+    with sites.open("a") as repository:
+        assert repository.verify(level="data").problems == ()
+        (home,) = [key for key in packs_of(sites, "a") if "-r000001-" in key]
+        sites.store("a").delete([home])
+        problems = repository.verify().problems
+    assert {problem.key for problem in problems} == {home}
 
 
 def test_what_did_not_change_is_not_written_again_at_either_site(sites: Places) -> None:
