@@ -16,6 +16,7 @@ from fwstore.checkpoint.snapshot import Checkpoint
 from fwstore.format.keys import parse_snapshot_id
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.site import Site
+from fwstore.log.term import Term
 from fwstore.plan.replication import Policy
 from fwstore.store.base import Store
 from fwstore.wan.line import Destination, Source
@@ -24,6 +25,7 @@ from fwstore.wan.reports import ReplicationReport, RoundPlan
 from fwstore.wan.retire import Retirement, retire
 from fwstore.wan.sites import Silence
 from fwstore.wan.status import Overview, RepositoryStatus, RunFolds
+from fwstore.wan.vigil import Vigil
 
 if TYPE_CHECKING:
     from fwstore.repository import Repository
@@ -123,6 +125,15 @@ class Replication:
         """Retire a site that was lost for good; see `SeveralSites.retire_site`."""
         repository = self.repository
         return retire(repository.sites, name, reason, repository.runtime, force=force)
+
+    def watch_over(self, term: Term) -> Term:
+        """Let a job commit only as long as the topology allows it to be cut off from its witnesses."""
+        repository = self.repository
+        after_s = repository.topology.cut_off_after_s
+        if after_s is not None and len(repository.topology.sites) > 1:
+            home = repository.sites.home()
+            term.guard = Vigil(repository.sites, home, repository.runtime, after_s).check
+        return term
 
     def plan(self, runs: Collection[str] | None = None) -> RoundPlan:
         """Return what `once` would bring, in order, and what it would not, with why; and what could not be looked at.
@@ -265,6 +276,7 @@ class Replication:
             runtime=replace(repository.runtime, limits=links.paced(repository.runtime.limits)),
             content_hash=repository.content_hash,
             policy=lambda run: self._policy_of(run, repository.site),
+            retired=lambda uuid: repository.sites.retirements.of(uuid) is not None,
         )
 
 

@@ -1,28 +1,32 @@
 """When the bytes that a save counts on at another site than its home need be kept there no more, decided without I/O.
 
-Invariant: a hold ends only by what the log of its home says; while that was not read, it stands.
+Invariant: a hold ends only by what the log of its home says, or with that site; while the log was not read, it stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fwstore.format.summary import HoldEntry
 from fwstore.log.fold import Fold
 
 
-def ended_holds(own: Fold, homes: Mapping[str, Fold]) -> list[HoldEntry]:
+def ended_holds(
+    own: Fold, homes: Mapping[str, Fold], retired: Callable[[str], bool]
+) -> list[HoldEntry]:
     """Return the holds in a log on which nobody counts any more.
 
     Args:
         own: The log.
         homes: The logs of the sites that were read, by uuid.
+        retired: Whether a site was retired: nobody reads its log any more.
     """
     holds = [hold for hold in tuple(own.holds.values()) if not hold.intent]
     return [
         hold
         for hold in holds
-        if hold.home in homes and _has_ended(hold, homes[hold.home], newest=_newest(holds, hold))
+        if retired(hold.home)
+        or (hold.home in homes and _has_ended(hold, homes[hold.home], newest=_newest(holds, hold)))
     ]
 
 

@@ -90,6 +90,7 @@ class Destination:
         runtime: Threads and limits.
         content_hash: The hash that proves objects.
         policy: What is wanted of a run, by its name; None where nothing is.
+        retired: Whether a site was retired, by its uuid.
     """
 
     own: Site
@@ -98,6 +99,7 @@ class Destination:
     runtime: Runtime
     content_hash: ContentHash = field(default_factory=ContentHash)
     policy: Callable[[str], Policy | None] = lambda _: Everything()
+    retired: Callable[[str], bool] = lambda _: False
 
 
 @dataclass
@@ -292,7 +294,8 @@ class Line:
         """End holds of which the log of their home tells that nobody counts on them, and whose snapshot is not to come here."""
         log = self._own_log()
         coming = {t.snapshot for t in self.plan.transfers if not log.fold.is_complete(t.snapshot)}
-        for hold in ended_holds(log.fold, self._homes(log.fold)):
+        homes = self._homes(log.fold)
+        for hold in ended_holds(log.fold, homes, self._destination.retired):
             if hold.snapshot not in coming:
                 self._puller().withdraw(hold)
                 self._notes.withdrawn += 1

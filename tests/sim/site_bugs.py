@@ -64,6 +64,10 @@ def _whoever_says_so(original: Any) -> Any:
     return lambda self, found: True
 
 
+def _never(original: Any) -> Any:
+    return lambda sites, members: False
+
+
 def _nothing(original: Any) -> Any:
     return lambda *args, **options: None
 
@@ -73,7 +77,7 @@ def _nothing_to_say(original: Any) -> Any:
 
 
 def _all_holds(original: Any) -> Any:
-    return lambda own, homes: [hold for hold in own.holds.values() if not hold.intent]
+    return lambda own, homes, retired: [hold for hold in own.holds.values() if not hold.intent]
 
 
 def _nowhere(original: Any) -> Any:
@@ -193,5 +197,17 @@ SITE_BUGS = (
         seeds=0,
         suites=("tests/wan/test_retire.py",),
         holes=("H7",),
+    ),
+    Bug(
+        "a job that is cut off for too long goes on",
+        [("fwstore.wan.vigil.Vigil._judge", _nothing)],
+        seeds=2000,
+        suites=("tests/wan/test_cut_off.py",),
+    ),
+    Bug(
+        "a job never hears that it is not cut off any more",
+        [("fwstore.wan.vigil.is_majority", _never)],
+        seeds=0,
+        suites=("tests/wan/test_cut_off.py",),
     ),
 )

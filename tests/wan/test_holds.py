@@ -9,7 +9,7 @@ import pytest
 from fwstore.format.record import Held, ObjectRef
 from fwstore.format.summary import HoldEntry, SnapshotEntry
 from fwstore.log.fold import Fold
-from fwstore.wan.holds import ended_holds
+from fwstore.wan.holds import ended_holds as all_ended
 from support.stored import BODIES, LINEAGE, SITE, record
 
 HOME = "6" * 32
@@ -49,6 +49,10 @@ def home(*entries: SnapshotEntry, fence: int = 1, **changes: Any) -> dict[str, F
     for attribute, value in changes.items():
         setattr(fold, attribute, value)
     return {HOME: fold}
+
+
+def ended_holds(fold: Fold, homes: dict[str, Fold], *retired: str) -> list[HoldEntry]:
+    return all_ended(fold, homes, lambda uuid: uuid in retired)
 
 
 OLD, NEW = hold(1, 1), hold(1, 2)
@@ -94,6 +98,11 @@ def test_fenced_before_its_commit_it_ends() -> None:
 
 def test_all_end_with_their_run() -> None:
     assert ended_holds(own(OLD, NEW), home(NEWEST, closed="deleted")) == [OLD, NEW]
+
+
+def test_all_end_with_a_home_that_is_retired() -> None:
+    assert ended_holds(own(OLD, NEW), {}, SITE) == []
+    assert ended_holds(own(OLD, NEW), {}, HOME) == [OLD, NEW]
 
 
 def test_intents_are_none_of_them() -> None:
