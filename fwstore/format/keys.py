@@ -209,9 +209,9 @@ def link_leases(source: str) -> str:
     return f"{LINK_PREFIX}{source}/"
 
 
-def link_lease(source: str, worker: str) -> str:
-    """Key of the share of one worker in the cap of a link."""
-    return f"{link_leases(source)}{worker}"
+def link_lease(source: str, name: str) -> str:
+    """Key of the share of one worker in the cap of a link, which is told by its name."""
+    return f"{link_leases(source)}{name}"
 
 
 def work_claims(key: str) -> str:

@@ -15,7 +15,7 @@ from fwstore.base.errors import Corrupt, FwstoreError, NotFound
 from fwstore.base.units import MIB
 from fwstore.content.cache import SharedCache
 from fwstore.format.keys import work_claim, work_claims
-from fwstore.format.lease import LEASE_BYTES_MAX, WorkClaim, encode_lease, parse_work_claim
+from fwstore.format.lease import CLAIM_BYTES_MAX, WorkClaim, encode_claim, parse_work_claim
 from fwstore.sched import Runtime
 from fwstore.store.base import Store
 from fwstore.store.create import create_once
@@ -126,7 +126,7 @@ class _Watch:
     def _read(self, number: int) -> WorkClaim | None:
         key = work_claim(self._key, number)
         try:
-            return parse_work_claim(self._store.get(key, limit_bytes=LEASE_BYTES_MAX), key)
+            return parse_work_claim(self._store.get(key, limit_bytes=CLAIM_BYTES_MAX), key)
         except (NotFound, Corrupt):
             return None
 
@@ -165,4 +165,4 @@ class _Claim:
 
     def _encoded(self) -> bytes:
         claim = WorkClaim(holder=self._holder, turn=self._turn, lasts_ms=int(CLAIM_LASTS_S * 1000))
-        return encode_lease(claim)
+        return encode_claim(claim)

@@ -1,12 +1,12 @@
 """The cap of a link, held by all workers of it together.
 
 Each worker says in a lease in the store of the destination what it wants and what it takes, and reads the
-leases of the others. From what it reads it works out everybody's fair share, and takes its own as far as the
+leases of the others: all of it stands in their names, so that one listing tells, however many there are. From what it reads it works out everybody's fair share, and takes its own as far as the
 shares that others still hold leave room for it: whoever has to give way does so first.
 
 Invariant: a share grows only after its holder read the leases of the others with its own wish among them, and
 never beyond what they leave of the lowest cap that any of them knows; a worker that could not renew its lease
-for as long as it lasts takes nothing more. A clock measures one's own waiting, never another's.
+for as long as it lasts takes nothing more. Only who may not write here and is waited for goes on unseen. A clock measures one's own waiting, never another's.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fwstore.base.errors import Corrupt, NotFound, Unavailable
+from fwstore.base.errors import Corrupt, LimitExceeded, PermissionDenied, Unavailable
 from fwstore.format.keys import link_lease, link_leases
-from fwstore.format.lease import LEASE_BYTES_MAX, LinkLease, encode_lease, parse_lease
+from fwstore.format.lease import LinkLease, lease_name, parse_lease_name
 from fwstore.plan.shares import share_out
 from fwstore.sched import Lock, Runtime, renew_after_fork
 from fwstore.store.base import Store
@@ -34,8 +34,10 @@ _LEAST = 0.01
 _ROOM = 1.25
 # More than nothing, which is said by those who are no longer there.
 _SPARE = 1.0
-_PIECE_S = 0.1
-_PIECE_MIN_BYTES = 64 * 1024
+# The newest name of a lease, and the one before it: a listing that misses the one finds the other.
+_NAMES = 2
+# Of the cap, for a job that resumes and cannot tell the others.
+_UNSEEN = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +59,11 @@ class RateStatistics:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A lease of another, and when it was seen to be new."""
+    """A lease of another, when it was seen to be new, and all its names."""
 
     lease: LinkLease
     at_s: float
+    names: tuple[str, ...]
 
 
 class LinkRate:
@@ -100,16 +103,12 @@ class LinkRate:
         """Become another worker: the parent goes on with its own share."""
         self._begin(self._cap)
 
-    @property
-    def piece_bytes(self) -> int:
-        """Bytes worth taking at once: with much more the rate is kept, but by leaps."""
-        return max(_PIECE_MIN_BYTES, int(self._pace.rate * _PIECE_S))
-
     def take(self, size_bytes: int) -> None:
         """Wait until so many bytes may cross the link.
 
         Raises:
             Unavailable: The destination did not answer for too long.
+            LimitExceeded, PermissionDenied: The lease cannot be written there, and nobody waits for these bytes.
         """
         clock = self._runtime.clock
         ticket = self.claim(size_bytes)
@@ -132,11 +131,6 @@ class LinkRate:
             self._waited |= pause_s > 0
             return pause_s
 
-    def change_cap(self, cap: float) -> None:
-        """Go on with another cap, as after a change of the topology."""
-        with self._lock:
-            self._cap, self._due_s = cap, self._runtime.clock.monotonic()
-
     def statistics(self) -> RateStatistics:
         """Return what this worker takes of the link."""
         with self._lock:
@@ -153,7 +147,7 @@ class LinkRate:
             self._pace.change(0.0, self._runtime.clock.monotonic())
             self._valid_until_s = -math.inf
         try:
-            self._store.delete([link_lease(self._source, self._worker)])
+            self._store.delete(self._own)
         except Unavailable:
             # Nobody renews it, so the others take it soon.
             return
@@ -170,7 +164,8 @@ class LinkRate:
         self._counted, self._counted_at_s = 0.0, now_s
         self._due_s = now_s
         self._valid_until_s = -math.inf
-        self._renewed_at_s = now_s
+        self._failing_since_s, self._failed_at_s = now_s, -math.inf
+        self._own: list[str] = []
         self._seen: dict[str, _Seen] = {}
         self._stale: dict[str, _Seen] = {}
 
@@ -182,11 +177,15 @@ class LinkRate:
             self._renewing = True
         try:
             self._renew(now_s)
-            self._renewed_at_s = now_s
+            self._failed_at_s = -math.inf
         except Unavailable:
-            if now_s - self._renewed_at_s > self._runtime.limits.request_timeout_s:
+            # A worker that took nothing for a while did not fail all the time.
+            if now_s - self._failed_at_s > LASTS_S:
+                self._failing_since_s = now_s
+            self._failed_at_s = self._runtime.clock.monotonic()
+            if now_s - self._failing_since_s > self._runtime.limits.request_timeout_s:
                 raise
-            self._due_s = now_s + RENEW_S
+            self._due_s = self._failed_at_s + RENEW_S
         finally:
             self._renewing = False
 
@@ -202,6 +201,7 @@ class LinkRate:
             self._pace.change(share, now_s)
             self._turn += 1
             made = LinkLease(
+                worker=self._worker,
                 turn=self._turn,
                 cap=int(self._cap),
                 share=math.ceil(share),
@@ -209,14 +209,31 @@ class LinkRate:
                 lasts_ms=int(LASTS_S * 1000),
                 urgent=self._urgent,
             )
-        key = link_lease(self._source, self._worker)
-        self._store.put(key, [encode_lease(made)], mode="overwrite")
+        told = self._tell(made)
         with self._lock:
             took_s = self._runtime.clock.monotonic() - now_s
+            if not told:
+                self._pace.change(max(share, cap * _UNSEEN), now_s + took_s)
             self._wanted = wanted
             self._valid_until_s = now_s + LASTS_S
             grows = wanted > max(wished, share)
             self._due_s = now_s + took_s + (max(SETTLE_S, 2 * took_s) if grows else RENEW_S)
+
+    def _tell(self, lease: LinkLease) -> bool:
+        """Write the own lease; False where that may not be and somebody waits, before whom the cap yields."""
+        key = link_lease(self._source, lease_name(lease))
+        self._own.append(key)
+        try:
+            self._store.put(key, [b""], mode="overwrite")
+        except (LimitExceeded, PermissionDenied):
+            self._own.remove(key)
+            if not self._urgent:
+                raise
+            return False
+        if len(self._own) > _NAMES:
+            self._store.delete(self._own[:-_NAMES])
+            del self._own[:-_NAMES]
+        return True
 
     def _wish(self, now_s: float) -> float:
         """Return the bytes per second that could be used, by what was asked for since the last time."""
@@ -231,17 +248,14 @@ class LinkRate:
 
     def _read_others(self, now_s: float) -> dict[str, LinkLease]:
         """Return the leases that others renew, by worker."""
-        prefix = link_leases(self._source)
-        workers = [info.key.removeprefix(prefix) for info in self._store.list(prefix)]
-        workers = [worker for worker in workers if worker != self._worker]
-        leases = self._runtime.scheduler.map(self._read, workers)
         known = {**self._stale, **self._seen}
         found = {
-            worker: known[worker]
-            if worker in known and known[worker].lease == lease
-            else _Seen(lease, now_s)
-            for worker, lease in zip(workers, leases, strict=True)
-            if lease is not None
+            worker: _Seen(
+                lease,
+                known[worker].at_s if worker in known and known[worker].lease == lease else now_s,
+                names,
+            )
+            for worker, (lease, names) in self._listed().items()
         }
         fresh = {w: seen for w, seen in found.items() if now_s - seen.at_s <= _lasts_s(seen)}
         with self._lock:
@@ -250,18 +264,25 @@ class LinkRate:
         self._forget(now_s)
         return {worker: seen.lease for worker, seen in fresh.items()}
 
-    def _read(self, worker: str) -> LinkLease | None:
-        key = link_lease(self._source, worker)
-        try:
-            return parse_lease(self._store.get(key, limit_bytes=LEASE_BYTES_MAX), key)
-        except (NotFound, Corrupt):
-            # Given up meanwhile; or damaged, and its holder writes it anew.
-            return None
+    def _listed(self) -> dict[str, tuple[LinkLease, tuple[str, ...]]]:
+        """Return the newest lease of every other worker, and the names of all its leases."""
+        found: dict[str, tuple[LinkLease, tuple[str, ...]]] = {}
+        for info in self._store.list(link_leases(self._source)):
+            try:
+                lease = parse_lease_name(info.key.removeprefix(link_leases(self._source)))
+            except Corrupt:
+                # Nobody of this version wrote that.
+                continue
+            before, names = found.get(lease.worker, (lease, ()))
+            newest = max(before, lease, key=lambda one: one.turn)
+            found[lease.worker] = newest, (*names, info.key)
+        found.pop(self._worker, None)
+        return found
 
     def _forget(self, now_s: float) -> None:
-        dead = [worker for worker, seen in self._stale.items() if now_s - seen.at_s > _FORGET_S]
+        dead = [seen for seen in self._stale.values() if now_s - seen.at_s > _FORGET_S]
         if dead:
-            self._store.delete([link_lease(self._source, worker) for worker in dead])
+            self._store.delete([name for seen in dead for name in seen.names])
 
 
 def _lasts_s(seen: _Seen) -> float:

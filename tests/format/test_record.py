@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from fwstore.base.errors import Corrupt, FwstoreError, InvalidInput, LimitExceeded, Unsupported
 from fwstore.format.condemned import parse_condemned
-from fwstore.format.lease import parse_lease, parse_work_claim
+from fwstore.format.lease import LinkLease, lease_name, parse_lease_name, parse_work_claim
 from fwstore.format.lineage import parse_claim, parse_lineage
 from fwstore.format.record import KINDS, Commit, encode_record, parse_record
 from fwstore.format.site import parse_known_site, parse_retired_site, parse_site
@@ -32,7 +33,6 @@ PARSERS = {
     "known": lambda stored: parse_known_site(stored, "known site"),
     "retired": lambda stored: parse_retired_site(stored, "retired site"),
     "record": lambda stored: parse_record(stored, "slot"),
-    "lease": lambda stored: parse_lease(stored, "lease"),
     "claim": lambda stored: parse_work_claim(stored, "claim"),
     "condemned": parse_condemned,
     "summary": parse_summary,
@@ -200,3 +200,30 @@ def test_errors_are_of_the_one_tree() -> None:
     with pytest.raises(FwstoreError):
         parse_record(b'{"body":{"kind":7}}', "slot")
     assert summary().state.entries[0].parent == OLDER
+
+
+@pytest.mark.format
+def test_a_lease_is_told_by_its_name() -> None:
+    lease = LinkLease(
+        worker="00112233aabbccdd",
+        turn=7,
+        cap=125_000_000,
+        share=62_500_000,
+        wanted=None,
+        lasts_ms=3000,
+        urgent=True,
+    )
+    name = "00112233aabbccdd-000000000007-125000000-62500000-all-3000-urgent"
+    assert lease_name(lease) == name
+    assert parse_lease_name(name) == lease
+    patient = dataclasses.replace(lease, wanted=0, urgent=False)
+    assert parse_lease_name(lease_name(patient)) == patient
+    for wrong in (
+        "",
+        name[1:-1],
+        f"{name}x",
+        name.replace("-6", "--6"),
+        name.replace("7-1", "7-01"),
+    ):
+        with pytest.raises(Corrupt, match="not the name of a lease"):
+            parse_lease_name(wrong)

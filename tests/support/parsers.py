@@ -33,7 +33,7 @@ from fwstore.format.footer import parse_chunks, parse_footer
 from fwstore.format.frames import compress_frame, decompress_frame
 from fwstore.format.keys import parse_catalog_key, parse_pack_key, parse_snapshot_id
 from fwstore.format.leaf import parse_leaf
-from fwstore.format.lease import parse_lease, parse_work_claim
+from fwstore.format.lease import parse_lease_name, parse_work_claim
 from fwstore.format.lineage import parse_claim, parse_lineage
 from fwstore.format.pack import footer_of_suffix
 from fwstore.format.packtable import parse_pack_table
@@ -198,7 +198,6 @@ def _targets() -> dict[str, Target]:
         "site": checked(parse_site, "log/site-1.json"),
         "lineage": checked(parse_lineage, "log/lineage-1.json"),
         "name": checked(parse_claim, "log/name-1.json"),
-        "lease": checked(parse_lease, "log/lease-1.json"),
         "claim": checked(parse_work_claim, "log/claim-1.json"),
         "condemned": sealed(parse_condemned, "cond", "log/condemned-1.bin"),
         "summary": sealed(parse_summary, "summ", "log/summary-1.bin"),
@@ -209,6 +208,9 @@ def _targets() -> dict[str, Target]:
         "frame": Target(frame, (struct.pack("<I", 99) + compress_frame(bytes(99), 1),)),
         "pack-key": text(parse_pack_key, "packs/a/b@1/00/t1-s2-r000003-4-00112233445566ff"),
         "snapshot-id": text(parse_snapshot_id, "000000001200-t3-s12-00112233445566ff"),
+        "lease-name": text(
+            parse_lease_name, "00112233aabbccdd-000000000007-125000000-62500000-all-3000-urgent"
+        ),
         "catalog-key": text(parse_catalog_key, "catalog/a/b@1"),
         "pickle": stored(lambda it: read_pickle(it, ALLOWED, "it"), tensors),
         "safetensors": foreign("x.safetensors", _SAFETENSORS),

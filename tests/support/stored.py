@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fwstore.format.condemned import CondemnedKey, CondemnedList, encode_condemned
 from fwstore.format.groups import GroupRange
-from fwstore.format.lease import LinkLease, WorkClaim, encode_lease
+from fwstore.format.lease import WorkClaim, encode_claim
 from fwstore.format.lineage import Lineage, NameClaim, encode_lineage
 from fwstore.format.record import (
     Anchors,
@@ -137,10 +137,7 @@ def examples() -> dict[str, bytes]:
                 write_id="8" * 32,
             )
         ),
-        "lease-1.json": encode_lease(
-            LinkLease(turn=7, cap=125_000_000, share=62_500_000, wanted=None, lasts_ms=3000)
-        ),
-        "claim-1.json": encode_lease(WorkClaim(holder="8" * 32, turn=7, lasts_ms=30000)),
+        "claim-1.json": encode_claim(WorkClaim(holder="8" * 32, turn=7, lasts_ms=30000)),
         "condemned-1.bin": encode_condemned(CondemnedList(LINEAGE, "6" * 32, rows)),
         "summary-1.bin": encode_summary(summary()),
         "hint-1.bin": encode_hint(Hint(LINEAGE, 640, 639)),
