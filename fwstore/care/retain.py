@@ -6,7 +6,9 @@ the base of the newest open are protected again at every lost slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 
 from fwstore.format.record import AnyBody, Expire, Unpin
 from fwstore.format.summary import PinEntry, SnapshotEntry
@@ -16,6 +18,7 @@ from fwstore.log.log import Log
 from fwstore.plan.retention import Keep, RetentionPlan, Verdict, plan_expire
 
 _IDS_PER_RECORD = 128
+_PLANS_MAX = 4
 
 
 def protected(fold: Fold) -> dict[str, str]:
@@ -66,24 +69,62 @@ def plan_retention(fold: Fold, keep: Keep | None, tails_before: float) -> Retent
 
 
 def append_expire(log: Log, plan: Callable[[Fold], RetentionPlan], reason: str) -> RetentionPlan:
-    """Record that snapshots are no longer offered, but for those that were protected meanwhile; return the plan.
+    """Record that snapshots are no longer offered, but for those that were protected meanwhile; return what came of it.
 
     A job that went back to an older base meanwhile has made other snapshots the newest: then the plan is made again.
     """
-    found, opened = plan(log.fold), max(log.fold.opens, default=0)
-    for start in range(0, len(found.expired), _IDS_PER_RECORD):
-        ids = [verdict.id for verdict in found.expired[start : start + _IDS_PER_RECORD]]
+    expired: list[Verdict] = []
+    left = _PLANS_MAX
+    while True:
+        left -= 1
+        found, opened = plan(log.fold), _newest_open(log.fold)
+        for start in range(0, len(found.expired), _IDS_PER_RECORD):
+            ids = [verdict.id for verdict in found.expired[start : start + _IDS_PER_RECORD]]
+            _append_some(log, ids, partial(_let_go, plan, opened), reason)
+        offered = {entry.id for entry in log.fold.live()}
+        expired += [verdict for verdict in found.expired if verdict.id not in offered]
+        if _newest_open(log.fold) == opened or not left:
+            break
+    safe = protected(log.fold)
+    spared = [
+        replace(verdict, reason=safe.get(verdict.id, "wanted again meanwhile"))
+        for verdict in found.expired
+        if verdict.id in offered
+    ]
+    return RetentionPlan((*found.kept, *spared), tuple(expired))
 
-        def make(fold: Fold, ids: list[str] = ids) -> AnyBody | None:
-            safe = protected(fold)
-            if max(fold.opens, default=0) != opened:
-                still = {verdict.id for verdict in plan(fold).expired}
-                ids = [name for name in ids if name in still]
-            gone = [i for i in ids if i in fold.entries and i not in fold.expired and i not in safe]
-            return Expire(tuple(gone), reason) if gone else None
 
-        log.append(make)
-    return found
+def _append_some(
+    log: Log, ids: Sequence[str], let_go: Callable[[Fold], Collection[str] | None], reason: str
+) -> None:
+    """Record that some snapshots are no longer offered, but for those that are protected or are not to go after all."""
+
+    def make(fold: Fold) -> AnyBody | None:
+        safe, still = protected(fold), let_go(fold)
+        gone = tuple(
+            name
+            for name in ids
+            if name in fold.entries
+            and name not in fold.expired
+            and name not in safe
+            and (still is None or name in still)
+        )
+        return Expire(gone, reason) if gone else None
+
+    log.append(make)
+
+
+def _let_go(
+    plan: Callable[[Fold], RetentionPlan], opened: int, fold: Fold
+) -> Collection[str] | None:
+    """Return what a plan that is made anew lets go, where a job began meanwhile; None where none did."""
+    if _newest_open(fold) == opened:
+        return None
+    return {verdict.id for verdict in plan(fold).expired}
+
+
+def _newest_open(fold: Fold) -> int:
+    return max(fold.opens, default=0)
 
 
 def finished_pins(fold: Fold) -> list[PinEntry]:
