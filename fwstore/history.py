@@ -197,15 +197,7 @@ class RunHistory:
 
     def branches(self) -> list[BranchDescription]:
         """Return what is on offer, here or elsewhere, beside the canonical history: tails of jobs that were superseded."""
-        listing = self._listing()
-        return [
-            BranchDescription(
-                name=branch.name,
-                term=branch.term,
-                checkpoints=listing.checkpoints(branch.snapshots),
-            )
-            for branch in branches(listing.account.view)
-        ]
+        return self._listing().branches()
 
     def terms(self) -> list[TermDescription]:
         """Return the jobs that extended the run, oldest first."""
@@ -230,9 +222,8 @@ class RunHistory:
         Raises:
             NotFound: There is no branch of that name.
         """
-        head = self._head_of(branch)
         listing = self._listing()
-        view = listing.account.view
+        head, view = self._head_of(branch, listing), listing.account.view
         stays = {entry.id for entry in canonical_chain(with_term_after(view, head.id))}
         return list(listing.checkpoints(e for e in canonical_chain(view) if e.id not in stays))
 
@@ -316,8 +307,8 @@ class RunHistory:
             lineage = self._watched(lineage)
         raise NotFound(f"run {self.name} was deleted while its step {step} was awaited")
 
-    def _head_of(self, branch: str) -> Checkpoint:
-        found = {one.name: one.checkpoints[0] for one in self.branches()}
+    def _head_of(self, branch: str, listing: _Listing) -> Checkpoint:
+        found = {one.name: one.checkpoints[0] for one in listing.branches()}
         if branch not in found:
             has = f"it has {', '.join(found)}" if found else "nothing was left behind"
             raise NotFound(f"run {self.name} has no branch {branch!r}: {has}")
@@ -385,6 +376,17 @@ class _Listing:
     def checkpoints(self, entries: Iterable[SnapshotEntry]) -> tuple[Checkpoint, ...]:
         """Return some checkpoints, in their order."""
         return tuple(self.checkpoint(entry) for entry in entries)
+
+    def branches(self) -> list[BranchDescription]:
+        """Return what is on offer beside the canonical history."""
+        return [
+            BranchDescription(
+                name=branch.name,
+                term=branch.term,
+                checkpoints=self.checkpoints(branch.snapshots),
+            )
+            for branch in branches(self.account.view)
+        ]
 
 
 def _patience(timeout: str | float | None) -> float:

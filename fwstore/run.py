@@ -185,7 +185,7 @@ class Run(RunHistory):
             NotFound: There is no such branch.
             Expired: It was collected meanwhile.
         """
-        head = self._head_of(branch)
+        head = self._head_of(branch, self._listing())
         self._repository.take_term(self.name, head.id)
         return head
 

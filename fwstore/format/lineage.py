@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fwstore.base.errors import Conflict
 from fwstore.format.canonical import (
     Count,
     Stored,
@@ -37,6 +38,18 @@ class Lineage(Stored, frozen=True, kw_only=True):
     def keys(self) -> LineageKeys:
         """Where its objects are."""
         return LineageKeys(self.name, self.generation)
+
+    def must_be(self, found: Lineage, where: str) -> None:
+        """Refuse what another site has under the same name.
+
+        Raises:
+            Conflict: It is another lineage; the message names both.
+        """
+        if found.lineage != self.lineage:
+            raise Conflict(
+                f"{self.keys.label} is lineage {found.lineage} {where}, and elsewhere it is {self.lineage}: two "
+                "lineages were created under one name; rename one"
+            )
 
 
 class NameClaim(Stored, frozen=True):

@@ -74,6 +74,14 @@ class Homes:
             site.uuid: log for site, log in zip(unread, read, strict=True) if log is not None
         }
 
+    def listen(self, site: Site, lineage: Lineage) -> Log | None:
+        """Return the log of one site, read to its end; None for another one that was set back."""
+        if self._hear is not None and site.uuid != self._home.uuid:
+            return _heard(self._hear, site, lineage)
+        log = open_log(site.store, lineage, site.bounded(self._runtime), self._read_packs)
+        log.refresh()
+        return log
+
     def fence(self, term: int) -> None:
         """Fence every log that was read."""
 
@@ -117,18 +125,11 @@ class Homes:
     def _read(self, site: Site, lineage: Lineage, named: Collection[str]) -> Log | None:
         if site.uuid != self._home.uuid:
             there = read_lineage(site.store, lineage.keys)
-            if there is not None and there.lineage != lineage.lineage:
-                raise Conflict(
-                    f"{lineage.keys.label} is lineage {there.lineage} in {site.store.url}, and here it is "
-                    f"{lineage.lineage}: two lineages were created under one name; rename one"
-                )
+            if there is not None:
+                lineage.must_be(there, f"in {site.store.url}")
             if there is None and site.uuid not in named:
                 return None
-            if self._hear is not None:
-                return _heard(self._hear, site, lineage)
-        log = open_log(site.store, lineage, site.bounded(self._runtime), self._read_packs)
-        log.refresh()
-        return log
+        return self.listen(site, lineage)
 
     def _everywhere(self, act: Callable[[Log], T]) -> dict[str, T]:
         """Do something in every log; forget those of other sites that did not answer."""

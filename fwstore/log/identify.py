@@ -6,15 +6,14 @@ for it, so a run has one uuid at all sites.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from fwstore.base.errors import Conflict
 from fwstore.format.lineage import Lineage
 from fwstore.format.names import validate_name
-from fwstore.log.lineage import birth, claim_name, find, open_log
+from fwstore.log.homes import Homes
+from fwstore.log.lineage import birth, claim_name, find
 from fwstore.log.log import Log
-from fwstore.log.packs import PackReader
 from fwstore.log.site import UNHEARD, Site
 from fwstore.sched import Runtime
 
@@ -26,16 +25,16 @@ class Identity:
     Attributes:
         lineage: The one that is open, or None when one is to be born.
         generation: Of that lineage, or of the one to be born.
-        log: Of the lineage at home, where it was read.
+        logs: Of the lineage, where they were read, by uuid of the site.
     """
 
     lineage: Lineage | None
     generation: int
-    log: Log | None = None
+    logs: Mapping[str, Log] = field(default_factory=dict)
 
 
 def identify(
-    name: str, home: Site, others: Sequence[Site], runtime: Runtime, read_packs: PackReader
+    name: str, home: Site, others: Sequence[Site], homes: Homes, runtime: Runtime
 ) -> Identity:
     """Return the newest generation at home; where home has none that is open, the newest at any other site.
 
@@ -45,41 +44,39 @@ def identify(
     """
     found = find(home.store, validate_name(name))
     if found is not None:
-        log = open_log(home.store, found, runtime, read_packs)
-        if log.refresh().closed is None:
-            return Identity(found, found.generation, log)
+        log = homes.listen(home, found)
+        if log is not None and log.fold.closed is None:
+            return Identity(found, found.generation, {home.uuid: log})
     else:
         claim_name(home.store, name, runtime)
     here = found.generation if found else 0
-    newest, elsewhere = _newest_elsewhere(name, others, runtime, read_packs)
-    if elsewhere is None or newest <= here:
-        return Identity(None, max(here, newest) + 1)
-    birth(home.store, elsewhere, runtime)
-    return Identity(elsewhere, newest)
+    elsewhere = _newest_elsewhere(name, others, homes, runtime)
+    if elsewhere.lineage is None or elsewhere.generation <= here:
+        return Identity(None, max(here, elsewhere.generation) + 1)
+    birth(home.store, elsewhere.lineage, runtime)
+    return elsewhere
 
 
 def _newest_elsewhere(
-    name: str, others: Sequence[Site], runtime: Runtime, read_packs: PackReader
-) -> tuple[int, Lineage | None]:
-    """Return the newest generation that other sites know, and its lineage if it is open at one of them."""
+    name: str, others: Sequence[Site], homes: Homes, runtime: Runtime
+) -> Identity:
+    """Return the newest generation that other sites know, with its lineage if that is open at one of them."""
 
-    def look(site: Site) -> tuple[Lineage, bool] | None:
+    def look(site: Site) -> tuple[Lineage, Log | None] | None:
         try:
             lineage = find(site.store, name)
-            if lineage is None:
-                return None
-            log = open_log(site.store, lineage, site.bounded(runtime), read_packs)
-            return lineage, log.refresh().closed is None
+            return None if lineage is None else (lineage, homes.listen(site, lineage))
         except UNHEARD:
             return None
 
-    told = [answer for answer in runtime.scheduler.map(look, others) if answer is not None]
-    newest = max((lineage.generation for lineage, _ in told), default=0)
-    known = {lineage.lineage: lineage for lineage, _ in told if lineage.generation == newest}
-    if len(known) > 1:
-        raise Conflict(
-            f"{name} is lineage {' and '.join(sorted(known))} at different sites: two lineages were created "
-            "under one name; rename one"
-        )
-    still_open = (lineage for lineage, is_open in told if is_open and lineage.lineage in known)
-    return newest, next(still_open, None)
+    looked = zip(others, runtime.scheduler.map(look, others), strict=True)
+    told = [(site, *answer) for site, answer in looked if answer is not None]
+    newest = max((lineage.generation for _, lineage, _ in told), default=0)
+    told = [one for one in told if one[1].generation == newest]
+    for site, lineage, _ in told[1:]:
+        told[0][1].must_be(lineage, f"at {site.name or site.store.url}")
+    # A log that was set back cannot tell whether it was deleted.
+    if all(log is not None and log.fold.closed is not None for _, _, log in told):
+        return Identity(None, newest)
+    logs = {site.uuid: log for site, _, log in told if log is not None}
+    return Identity(told[0][1], newest, logs)

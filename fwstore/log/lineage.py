@@ -118,12 +118,9 @@ def birth(store: Store, lineage: Lineage, runtime: Runtime) -> None:
     if create_once(store, key, [encode_lineage(lineage)], runtime):
         return
     found = read_lineage(store, lineage.keys)
-    if found is None or found.lineage != lineage.lineage:
-        other = found.lineage if found else "unreadable"
-        raise Conflict(
-            f"{lineage.keys.label} in {store.url} is lineage {other}, elsewhere it is {lineage.lineage}: "
-            "two lineages were created under one name; rename one"
-        )
+    if found is None:
+        raise Conflict(f"{key} in {store.url} was just taken, and is not there: who deletes it?")
+    lineage.must_be(found, f"in {store.url}")
 
 
 def delete(log: Log, reason: str, *, lift_pins: bool = False) -> None:

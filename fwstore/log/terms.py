@@ -152,10 +152,10 @@ class _Election:
         """Find the lineage, or describe the one that is about to be born."""
         candidate, runtime = self._candidate, self._runtime
         others = [site for uuid, site in self._sites.items() if uuid != candidate.home.uuid]
-        found = identify(candidate.name, candidate.home, others, runtime, candidate.read_packs)
+        found = identify(candidate.name, candidate.home, others, self._homes, runtime)
         self._found = found.lineage
-        if found.log is not None:
-            self._homes.logs[candidate.home.uuid] = found.log
+        # Read on when they are fenced: nothing of them is relied on before.
+        self._homes.logs |= found.logs
         if found.lineage is not None:
             return found.lineage
         if candidate.strangers:

@@ -66,6 +66,7 @@ class Chronicle:
         self._read_packs = read_packs
         self._ballots = Ballots()
         self._listener: Listener | None = None
+        self._agreeing: set[str] = set()
         self._refused: dict[str, str] = {}
         self._lock = runtime.scheduler.lock()
 
@@ -90,8 +91,9 @@ class Chronicle:
             return Account(view_of({"": own}), own, {}, certain=False)
         receipts, certain = self._receipts(lineage)
         folds, names = {home.uuid: self._own.refresh()}, {home.uuid: home.name}
-        for site in self._sites.reachable(keeping=True):
-            fold = self._fold(site, lineage)
+        others, listener = self._sites.reachable(keeping=True), self._listening(lineage)
+        told = self._runtime.scheduler.map(lambda site: self._fold(site, listener), others)
+        for site, fold in zip(others, told, strict=True):
             if fold is not None:
                 folds[site.uuid], names[site.uuid] = fold, site.name
         where: dict[str, tuple[str, ...]] = {}
@@ -125,10 +127,10 @@ class Chronicle:
                 return [*self._ballots.receipts.values()], known.majority(self._ballots.reached)
             known = joined
 
-    def _fold(self, site: Site, lineage: Lineage) -> Fold | None:
+    def _fold(self, site: Site, listener: Listener) -> Fold | None:
         """Return what the log of another site says, or None where it says nothing that can be used."""
         try:
-            fold = self._hear(site, lineage)
+            fold = self._hear(site, listener)
         except UNHEARD as error:
             self._sites.lose(site.name, error)
         except Conflict as error:
@@ -138,16 +140,15 @@ class Chronicle:
             return fold
         return None
 
-    def _hear(self, site: Site, lineage: Lineage) -> Fold | None:
-        there = read_lineage(site.store, lineage.keys)
-        if there is None:
-            return None
-        if there.lineage != lineage.lineage:
-            raise Conflict(
-                f"{lineage.keys.label} is lineage {there.lineage} at {site.name}, here it is {lineage.lineage}: "
-                "two lineages were created under one name; rename one"
-            )
-        return self._listening(lineage).hear(site, keep=False).fold
+    def _hear(self, site: Site, listener: Listener) -> Fold | None:
+        if site.uuid not in self._agreeing:
+            there = read_lineage(site.store, listener.lineage.keys)
+            if there is None:
+                return None
+            listener.lineage.must_be(there, f"at {site.name}")
+            # It is never written again.
+            self._agreeing.add(site.uuid)
+        return listener.hear(site, keep=False).fold
 
     def _listening(self, lineage: Lineage) -> Listener:
         if self._listener is None:

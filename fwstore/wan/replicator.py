@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 
-from fwstore.base.errors import Conflict, FwstoreError
+from fwstore.base.errors import FwstoreError
 from fwstore.format.keys import LineageKeys
 from fwstore.format.lineage import Lineage
 from fwstore.log.lineage import list_lineages, read_lineage
@@ -138,11 +138,7 @@ class Replicator:
                 if found is None:
                     continue
                 lineage = lineage or found
-                if found.lineage != lineage.lineage:
-                    raise Conflict(
-                        f"{keys.label} at {source.site.name} is lineage {found.lineage}, here it is "
-                        f"{lineage.lineage}: two lineages were created under one name; rename one"
-                    )
+                lineage.must_be(found, f"at {source.site.name}")
                 agreeing.append(source)
             except FwstoreError as error:
                 notes.troubles.append(Trouble(run=keys.name, site=source.site.name, error=error))

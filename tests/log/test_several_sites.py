@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -111,6 +112,18 @@ def test_a_run_that_is_known_elsewhere_comes_home_before_the_vote() -> None:
     assert keys_under(b.store, "meta/_names/") == ["meta/_names/run@"]
 
 
+def test_a_take_over_elsewhere_reads_every_slot_of_another_log_once() -> None:
+    a, b, c = three()
+    saver = Saver(take_term(at(a, b, c), make_runtime()))
+    for step in range(5):
+        saver.commit(step)
+    slots = keys_under(a.store, "meta/run@1/_log/")
+    far = FaultyStore(a.store)
+    take_term(at(b, replace(a, store=far), c), make_runtime(1))
+    reads = Counter(o.key for o in far.operations if o.name == "get")
+    assert {key: reads[key] for key in slots} == dict.fromkeys(slots, 1)
+
+
 def test_two_lineages_of_one_name_at_two_sites_are_a_conflict_that_names_both() -> None:
     a, b, c = three()
     first = take_term(replace(at(a), witnesses=(a,)), make_runtime())
@@ -121,7 +134,7 @@ def test_two_lineages_of_one_name_at_two_sites_are_a_conflict_that_names_both() 
             take_term(at(home, other, c), make_runtime(2))
         assert first.lineage in told.value.message
         assert second.lineage in told.value.message
-    with pytest.raises(Conflict, match="different sites"):
+    with pytest.raises(Conflict, match="two lineages were created under one name"):
         take_term(at(c, a, b), make_runtime(3))
 
 

@@ -67,6 +67,23 @@ def test_listings_tell_what_is_complete_here_and_what_is_elsewhere(sites: Places
         assert steps(repository.run("run").checkpoints()) == [1, 2, 3]
 
 
+def test_listing_again_asks_each_site_only_for_what_is_new(sites: Places) -> None:
+    """For votes and retirements, and for what comes behind the end of a log."""
+    begun(sites)
+    with sites.open("b") as repository:
+        run = repository.run("run")
+        run.latest()
+        sites.asked.clear()
+        run.latest()
+        assert sites.asked == {"a": 4, "w": 2}
+        with run.writer(base=run[2]) as writer:
+            save(writer, 4)
+        run.branches()
+        sites.asked.clear()
+        assert steps(run.superseded_by("t1")) == [4]
+        assert sites.asked == {"a": 4, "w": 2}
+
+
 def test_a_checkpoint_that_is_elsewhere_loads_from_there(sites: Places) -> None:
     begun(sites)
     sites.cut = {"a"}
