@@ -24,6 +24,7 @@ from fwstore.format.columnar import TABLE_BYTES_MAX
 from fwstore.format.groups import GroupRange
 from fwstore.format.keys import LineageKeys, parse_pack_key
 from fwstore.format.packtable import PackInfo, encode_pack_table, parse_pack_table
+from fwstore.format.record import ObjectRef
 from fwstore.format.root import LineageRef, Root, encode_root, parse_root
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.condemned import condemned_among
@@ -137,6 +138,12 @@ class Healer:
             TABLE_BYTES_MAX,
             lambda stored: self._own_tables(stored, entry, root),
         )
+        return self._attempt(key, lambda: self._bring_part(entry, wanted))
+
+    def held(self, entry: SnapshotEntry, key: str, part: ObjectRef) -> Repair:
+        """Heal a list of packs that another site holds; it is the same at both."""
+        digest = bytes.fromhex(part.digest)
+        wanted = _Wanted(key, digest, part.size, TABLE_BYTES_MAX, lambda _: ())
         return self._attempt(key, lambda: self._bring_part(entry, wanted))
 
     def _attempt(self, key: str, bring: Callable[[], Brought]) -> Repair:

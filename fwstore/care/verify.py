@@ -24,10 +24,12 @@ from fwstore.care.radius import Selection, tensors_hit
 from fwstore.care.rowcheck import check_rows
 from fwstore.content.footers import Pack
 from fwstore.content.manifest import Manifest, open_manifest
-from fwstore.content.verified import Origin
+from fwstore.content.verified import Origin, read_object
 from fwstore.format.blocks import CHUNKS_MAX
 from fwstore.format.leaf import Leaf
+from fwstore.format.packtable import parse_pack_table
 from fwstore.format.paths import display_path
+from fwstore.format.record import ObjectRef
 from fwstore.format.rows import I64, concat_fragments, concat_runs
 from fwstore.format.summary import SnapshotEntry
 from fwstore.log.fold import uses_elsewhere
@@ -268,13 +270,28 @@ class _Verification:
     def _elsewhere(self, entry: SnapshotEntry) -> frozenset[str]:
         """Return the packs of a snapshot that other sites hold; they are not here until all of it is."""
         found: set[str] = set()
-        log = self._log
         for uses in uses_elsewhere(entry):
-            try:
-                found |= {key for key, _ in log.read_packs(log.store, log.keys, uses)}
-            except FwstoreError as error:
-                self._add(entry, log.keys.hold_table(entry.id, uses.hold or "", 0), error)
+            for number, part in enumerate(uses.tables):
+                key = self._log.keys.hold_table(entry.id, uses.hold or "", number)
+                found |= self._held(entry, key, part)
         return frozenset(found)
+
+    def _held(self, entry: SnapshotEntry, key: str, part: ObjectRef) -> set[str]:
+        """Return what one list of packs at another site names; nothing where it cannot be had."""
+
+        def read() -> set[str]:
+            stored = read_object(self._origin, key, bytes.fromhex(part.digest), part.size)
+            _, rows = parse_pack_table(stored)
+            return {row.key([self._log.keys] * (row.lineage + 1)) for row in rows}
+
+        self._tally.count(part.size)
+        try:
+            return read()
+        except FwstoreError as error:
+            self._add(entry, key, error, "; what it lists is taken for missing here")
+            return (
+                self._mend(key, error, lambda healer: healer.held(entry, key, part), read) or set()
+            )
 
     def _packs_of(
         self,

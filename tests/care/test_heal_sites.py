@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import fwstore
+from support.coordinators import ThreadJob
 from support.repairs import KEYS, cut, everything, flip, kept, lose, snapshots_and_packs
+from support.sharded import divided, rows
 from support.topologies import Places, places
 
 STATE = {"w": np.arange(5000.0), "b": np.arange(7, dtype=np.int16)}
@@ -123,6 +125,35 @@ def test_a_run_whose_name_cannot_be_read_is_told_and_the_others_are_healed(sites
     assert {(p.run, p.key) for p in report.left} == {("other", "catalog/other@1")}
     assert {one.key for one in report.repairs if not one.healed} == {"catalog/other@1"}
     assert snapshots_and_packs(store) == before
+
+
+def test_what_was_born_at_several_sites_is_healed_where_it_belongs(tmp_path: Path) -> None:
+    state = {"w": np.arange(40_000.0).reshape(80, 500)}
+    with places(tmp_path) as sites:
+        ranks = [sites.open(name) for name in ("a", "a", "b", "b")]
+        with ThreadJob("", len(ranks), repositories=ranks) as job:
+            job.save(0, divided(state, rows(len(ranks))))
+        home = sites.store("a")
+        born = everything(home)
+        (held,) = [key for key in born if "/_hold/" in key]
+        flip(home, held, 90)
+        with sites.open("a") as repository:
+            report = repository.verify(level="data", repair=True)
+            assert {one.key: one.sites for one in report.repairs if one.healed} == {held: ("b",)}
+            assert not report.left
+            assert {k: v for k, v in everything(home).items() if k not in kept(home)} == born
+            repository.replicate()
+        with sites.open("b") as repository:
+            repository.replicate()
+        whole = snapshots_and_packs(home)
+        assert len([key for key in whole if key.startswith("packs/")]) == len(ranks)
+        for number, key in enumerate(whole):
+            (flip, cut, lose)[number % 3](home, key)
+        with sites.open("a") as repository:
+            assert not repository.verify(level="data", repair=True).left
+            assert snapshots_and_packs(home) == whole
+            loaded = repository.run("run")[0].load()
+        assert loaded["w"].tobytes() == state["w"].tobytes()
 
 
 def test_bad_bytes_are_removed_run_by_run(sites: Places) -> None:
