@@ -195,5 +195,5 @@ def _tails(fold: Fold) -> list[SnapshotEntry]:
 def _superseded(fold: Fold, tail: SnapshotEntry) -> bool:
     """Whether this log knows what a later term continued from, so that the tail is surely one."""
     known = {None, *fold.entries, *fold.gone}
-    bases = {**fold.bases, **{term: opened.base for term, opened in fold.opens.items()}}
+    bases = {**fold.bases, **{term: opened.base for term, opened in tuple(fold.opens.items())}}
     return any(term > tail.term and base in known for term, base in bases.items())

@@ -303,7 +303,9 @@ class Line:
     def _homes(self, own: Fold) -> dict[str, Fold]:
         """Return the logs that were heard, and those of homes of holds where the lineage was deleted."""
         folds = {uuid: log.fold for uuid, (_, log) in self._heard.items()}
-        unheard = {hold.home for hold in own.holds.values() if not hold.intent} - folds.keys()
+        unheard = {
+            hold.home for hold in tuple(own.holds.values()) if not hold.intent
+        } - folds.keys()
         for source in self._destination.sources:
             if source.site.uuid in unheard:
                 there = read_lineage(source.site.store, self.lineage.keys)

@@ -329,7 +329,8 @@ class Puller:
     ) -> dict[str, PackCopy]:
         """Return how every pack is copied, by its key at the source."""
         alike = [other for other in others if other.entry.root == offer.entry.root]
-        supplies = [offer.supply, *(other.supply for other in alike), *offer.held]
+        held = {one.name: one for giver in (offer, *alike) for one in giver.held}
+        supplies = [offer.supply, *(other.supply for other in alike), *held.values()]
         here = Supply("here", self.log.store, remote=False)
         packs: dict[str, PackCopy] = {}
         for key, row, there in zip(local.keys, local.rows, remote.source_keys(), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -13,10 +14,11 @@ from fwstore.format.groups import GroupRange
 from fwstore.format.record import Expire, Hold
 from fwstore.store.base import Store
 from fwstore.wan import pull
+from fwstore.wan.copy import Supply
 from fwstore.wan.pull import Puller
 from support.faults import Fault, FaultyStore, Operation
-from support.lineages import fresh_log, make_store, pack_keys
-from support.replicas import THIRD, replicate
+from support.lineages import SITE, fresh_log, make_store, pack_keys
+from support.replicas import THIRD, published, replicate
 from support.through import inline_runtime, known, offers, saved
 
 
@@ -59,6 +61,27 @@ def test_a_pack_that_nobody_has_is_asked_of_everybody_once() -> None:
     assert len([o for o in other.operations if o.key == lost]) == 1
     assert not [o for o in other.operations if o.key.startswith("meta/")]
     assert read_again(far) == []
+
+
+def test_who_holds_packs_for_one_of_those_alike_is_asked_too() -> None:
+    near, third = copies_of_one()
+    holder = saved_again(near)
+    lose_a_pack(near, third)
+    far = make_store()
+    known(far, near)
+    (entry,) = fresh_log(near).fold.live()
+    first, second = offers([near, third], entry.id)
+    second = replace(second, held=(Supply("holder", holder),))
+    assert puller(far).pull([first, second]).source == SITE
+    assert published(far) == [10]
+
+
+def saved_again(store: Store) -> Store:
+    """The same objects in another store."""
+    copied = make_store()
+    for info in store.list("packs/"):
+        copied.put(info.key, [store.get(info.key, limit_bytes=1 << 20)], mode="create")
+    return copied
 
 
 def test_what_came_is_not_read_again_for_a_site_with_other_names() -> None:
