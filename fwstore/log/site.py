@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fwstore.base.errors import (
-    Conflict,
     Corrupt,
     InvalidInput,
     LimitExceeded,
@@ -64,24 +63,20 @@ def with_patience(runtime: Runtime, patience_s: float) -> Runtime:
     return replace(runtime, limits=replace(runtime.limits, request_timeout_s=patience_s))
 
 
-def open_site(store: Store, *, expected: str | None = None, hash_key: str | None = None) -> Site:
+def open_site(store: Store, *, hash_key: str | None = None) -> Site:
     """Return the site that a store is.
 
     Args:
         store: Any store.
-        expected: Uuid it must have, where one is known.
         hash_key: Id of the key of its hashes, or None for unkeyed ones.
 
     Raises:
         NotFound: The store is not one of fwstore, or not yet.
-        Conflict: It is another site.
         Unsupported: It is of a later format, needs an unknown feature, or has another hash key.
     """
     found = get_parsed(store, SITE_KEY, SITE_BYTES_MAX, parse_site)
     if found is None:
         raise NotFound(f"{store.url} holds no repository: {SITE_KEY} is not there")
-    if expected is not None and found.site != expected:
-        raise Conflict(f"{store.url} is site {found.site} ({found.name}), not {expected}")
     if found.hash_key != hash_key:
         needs = "no hash key" if found.hash_key is None else f"the hash key of id {found.hash_key}"
         given = "none" if hash_key is None else f"the one of id {hash_key}"

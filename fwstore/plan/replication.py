@@ -112,11 +112,6 @@ class ReplicationPlan:
     transfers: tuple[Transfer, ...]
     passed_over: tuple[PassedOver, ...]
 
-    @property
-    def bytes_logical(self) -> int:
-        """Bytes of the tensors of all that is to be copied; what crosses a link may be less."""
-        return sum(transfer.entry.bytes_logical for transfer in self.transfers)
-
 
 def plan_replication(known: Known, policy: Policy | None) -> ReplicationPlan:
     """Return what to copy to a site, in order.

@@ -34,6 +34,11 @@ class Bug:
     holes: tuple[str, ...] = ()
 
 
+def nothing(original: Any) -> Any:
+    """Make a function that does nothing in place of one."""
+    return lambda *args, **options: None
+
+
 @contextmanager
 def switched_on(bug: Bug) -> Iterator[None]:
     """Run with a bug."""

@@ -15,7 +15,7 @@ from fwstore.base.errors import AlreadyExists, Unavailable
 from fwstore.format.record import Condemn, Open, Pin
 from fwstore.log.fold import Fold, Refusal
 from sim import patches, wan_patches
-from sim.bug import Bug, switched_on
+from sim.bug import Bug, nothing, switched_on
 from sim.site_bugs import SITE_BUGS
 
 __all__ = ["BUGS", "Bug", "switched_on"]
@@ -64,10 +64,6 @@ def _always(original: Any) -> Any:
 
 def _never(original: Any) -> Any:
     return lambda *args, **options: False
-
-
-def _nothing(original: Any) -> Any:
-    return lambda *args, **options: None
 
 
 def _without(*refusals: Refusal, once: bool = False) -> Callable[[Any], Any]:
@@ -177,8 +173,8 @@ def _term_of_log(original: Any) -> Any:
     return lambda self: 0
 
 
-_FOLDER_OF_KEY = [("fwstore.store.directory.flush_folder", _nothing)]
-_FOLDERS = [("fwstore.store.folders.flush_folder", _nothing)]
+_FOLDER_OF_KEY = [("fwstore.store.directory.flush_folder", nothing)]
+_FOLDERS = [("fwstore.store.folders.flush_folder", nothing)]
 
 BUGS = (
     Bug(
@@ -202,7 +198,7 @@ BUGS = (
         [("fwstore.log.fold.Fold.refusal", _without(Refusal.FENCED))],
         holes=("H3", "H9"),
     ),
-    Bug("no home is fenced", [("fwstore.log.terms._Election._fence", _nothing)], holes=("H9",)),
+    Bug("no home is fenced", [("fwstore.log.terms._Election._fence", nothing)], holes=("H9",)),
     Bug(
         "the base is chosen before the fence",
         [("fwstore.log.terms._Election.run", _base_before_fence)],
@@ -337,7 +333,7 @@ BUGS = (
     ),
     Bug(
         "votes are not read again before the open",
-        [("fwstore.log.terms._Election._check_votes", _nothing)],
+        [("fwstore.log.terms._Election._check_votes", nothing)],
         seeds=0,
         suites=("tests/log/test_terms.py",),
         holes=("H6",),
@@ -384,7 +380,7 @@ BUGS = (
     ),
     Bug(
         "what ranks bring is not held against the shapes",
-        [("fwstore.content.build._check_tensors", _nothing)],
+        [("fwstore.content.build._check_tensors", nothing)],
         seeds=0,
         suites=(
             "tests/checkpoint/test_load.py::test_a_shard_that_lacks_elements_is_not_committed",
@@ -397,10 +393,10 @@ BUGS = (
             "directories are not flushed": [*_FOLDER_OF_KEY, *_FOLDERS],
             "the directory of a new key is not flushed": _FOLDER_OF_KEY,
             "new directories are not flushed": [
-                ("fwstore.store.folders.Folders._flush_name", _nothing)
+                ("fwstore.store.folders.Folders._flush_name", nothing)
             ],
             "the directories above a new root are not flushed": [
-                ("fwstore.store.folders._flush_path", _nothing)
+                ("fwstore.store.folders._flush_path", nothing)
             ],
         }.items()
     ),
@@ -429,7 +425,7 @@ BUGS = (
     ),
     Bug(
         "chunks are copied unverified",
-        [("fwstore.wan.pieces.PackShape.check", _nothing)],
+        [("fwstore.wan.pieces.PackShape.check", nothing)],
         seeds=0,
         suites=("tests/wan/test_copy.py",),
     ),

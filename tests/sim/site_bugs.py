@@ -11,7 +11,7 @@ from typing import Any
 from fwstore.format.record import Commit, Open
 from fwstore.log.term import Term
 from fwstore.log.votes import Ballots, Electorate
-from sim.bug import Bug
+from sim.bug import Bug, nothing
 
 
 def _always_lends(original: Any) -> Any:
@@ -68,10 +68,6 @@ def _never(original: Any) -> Any:
     return lambda sites, members: False
 
 
-def _nothing(original: Any) -> Any:
-    return lambda *args, **options: None
-
-
 def _nothing_to_say(original: Any) -> Any:
     return lambda hold: lambda fold: None
 
@@ -110,7 +106,7 @@ SITE_BUGS = (
     ),
     Bug(
         "witnesses are not asked again who they are",
-        [("fwstore.log.terms._Election._check_identities", _nothing)],
+        [("fwstore.log.terms._Election._check_identities", nothing)],
         # A wipe between a question and the vote is too rare in a storm.
         seeds=0,
         suites=("tests/log/test_several_sites.py",),
@@ -130,7 +126,7 @@ SITE_BUGS = (
     ),
     Bug(
         "a run whose home is silent is begun anew",
-        [("fwstore.log.terms._Election._refuse_to_begin_anew", _nothing)],
+        [("fwstore.log.terms._Election._refuse_to_begin_anew", nothing)],
         seeds=2000,
         holes=("H6",),
     ),
@@ -143,7 +139,7 @@ SITE_BUGS = (
     ),
     Bug(
         "a run that is known elsewhere is not brought home",
-        [("fwstore.log.identify.birth", _nothing)],
+        [("fwstore.log.identify.birth", nothing)],
         seeds=0,
         suites=("tests/log/test_several_sites.py",),
         holes=("H7",),
@@ -157,7 +153,7 @@ SITE_BUGS = (
     ),
     Bug(
         "sites that were met are forgotten",
-        [("fwstore.wan.sites.Sites._remembered_at", _nothing)],
+        [("fwstore.wan.sites.Sites._remembered_at", nothing)],
         seeds=0,
         suites=("tests/wan/test_sites.py",),
     ),
@@ -177,15 +173,15 @@ SITE_BUGS = (
     Bug(
         "a retired site goes on taking terms",
         [
-            ("fwstore.log.terms.refuse_retired", _nothing),
-            ("fwstore.wan.sites.refuse_retired", _nothing),
+            ("fwstore.log.terms.refuse_retired", nothing),
+            ("fwstore.wan.sites.refuse_retired", nothing),
         ],
         suites=("tests/wan/test_retire.py",),
     ),
     Bug(
         "a retirement without a majority",
         [
-            ("fwstore.wan.retire._need_majorities", _nothing),
+            ("fwstore.wan.retire._need_majorities", nothing),
             ("fwstore.wan.retirements.Retirements._is_in_force", _whoever_says_so),
         ],
         seeds=0,
@@ -200,7 +196,7 @@ SITE_BUGS = (
     ),
     Bug(
         "a job that is cut off for too long goes on",
-        [("fwstore.wan.vigil.Vigil._judge", _nothing)],
+        [("fwstore.wan.vigil.Vigil._judge", nothing)],
         seeds=2000,
         suites=("tests/wan/test_cut_off.py",),
     ),

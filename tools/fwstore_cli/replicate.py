@@ -15,6 +15,7 @@ from fwstore import (
     format_size,
     parse_duration,
 )
+from fwstore_cli.change import StepReference
 from fwstore_cli.exits import ExitCode
 from fwstore_cli.session import Session, command, make_table, need_step
 from fwstore_cli.sites import RunsOption
@@ -103,9 +104,7 @@ def plan(session: Session, run: RunsOption = None) -> None:
 
 def explain(
     session: Session,
-    reference: Annotated[
-        str, typer.Argument(metavar="RUN@STEP", help="One step of a run, such as gpt@1200.")
-    ],
+    reference: StepReference,
 ) -> None:
     """Show at which sites a step is, and why it is not at the others."""
     name, step = need_step(reference)

@@ -70,11 +70,6 @@ class Sites:
         for link in self._of(site):
             link.heal()
 
-    @property
-    def wan_bytes(self) -> int:
-        """What passed over all links, requests included; 0 where links do not count."""
-        return sum(link.bytes_passed for link in self.links.values())
-
     def _of(self, site: str) -> list[Link | LinkedFolder]:
         return [link for pair, link in self.links.items() if site in pair]
 
@@ -85,7 +80,6 @@ class LinkedFolder:
 
     path: Path
     store: Path
-    bytes_passed: int = 0
 
     def __post_init__(self) -> None:
         self.heal()
