@@ -83,4 +83,4 @@ bench: $(STAMP) ## Every question of benchmarks/ beside every peer, then docs/be
 	@$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz *.egg-info
+	rm -rf .venv build .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz *.egg-info

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.reliability_page import composed
+from sim.bugs import BUGS
 from support.figures import FOLDER
 
 FIGURES = Path("docs/reliability.json")
@@ -47,6 +48,8 @@ def gathered(figures: Mapping[str, Any], notes: Iterable[Mapping[str, Any]]) -> 
         run["counts"].update(note["counts"])
         run["commits"] = sorted({*run["commits"], note["commit"]})
     bugs = {
+        **figures["bugs"],
+        **({"known": len(BUGS)} if rows else {}),
         "rows": figures["bugs"]["rows"] | rows,
         "commits": sorted(commits) or figures["bugs"]["commits"],
     }

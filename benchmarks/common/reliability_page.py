@@ -88,7 +88,8 @@ def summed(figures: Figures) -> Mapping[str, Mapping[str, int | float]]:
     rows = figures.get("bugs", {}).get("rows")
     if rows:
         caught = sum(any(cells.values()) for cells in rows.values())
-        counts["bugs"] = {"bugs": len(rows), "caught": caught}
+        # Of all that there were then: one that nobody was asked about was not caught.
+        counts["bugs"] = {"bugs": figures["bugs"].get("known", len(rows)), "caught": caught}
     return counts
 
 
@@ -103,11 +104,15 @@ def bugs(figures: Figures) -> str:
     """Return which suite notices which bug."""
     rows = figures.get("bugs", {"rows": {}})["rows"]
     suites = sorted({suite for cells in rows.values() for suite in cells})
-    suites.sort(key=lambda suite: -sum(cells[suite] for cells in rows.values()))
+    suites.sort(key=lambda suite: -sum(cells.get(suite, 0) for cells in rows.values()))
     table = [
-        [name, *("x" if cells[suite] else "" for suite in suites)] for name, cells in rows.items()
+        [name, *("x" if cells.get(suite) else "" for suite in suites)]
+        for name, cells in rows.items()
     ]
-    total = ["**all**", *(str(sum(cells[suite] for cells in rows.values())) for suite in suites)]
+    total = [
+        "**all**",
+        *(str(sum(cells.get(suite, 0) for cells in rows.values())) for suite in suites),
+    ]
     return _table(["bug", *suites], [*table, total])
 
 

@@ -54,6 +54,21 @@ def read_result(path: Path) -> Results:
     return results_from_json(json.loads(path.read_text()))
 
 
+def rows_to_keep(before: Results, question: Question, gigabytes: float) -> list[Row]:
+    """Return what was measured before, if it may stand beside what is measured now.
+
+    Raises:
+        ValueError: It is of another question or size.
+    """
+    now = (question.name, [figure.name for figure in question.figures], gigabytes)
+    then = (before.question.name, [f.name for f in before.question.figures], before.gigabytes)
+    if then != now:
+        raise ValueError(
+            f"what is there answers {then}, and {now} is asked: choose another --output"
+        )
+    return before.rows
+
+
 def write_results(results: Results, path: Path) -> None:
     """Store results."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,13 @@ from benchmarks.common.environments import Absent, interpreter, last_line
 from benchmarks.common.machine import describe_machine
 from benchmarks.common.order import rounds
 from benchmarks.common.question import Question
-from benchmarks.common.results import RESULTS, Results, read_result, write_results
+from benchmarks.common.results import (
+    RESULTS,
+    Results,
+    read_result,
+    rows_to_keep,
+    write_results,
+)
 from benchmarks.common.statistics import Row
 from benchmarks.common.tables import show
 from benchmarks.subjects import ADAPTERS
@@ -149,7 +155,8 @@ def run(question: Question) -> None:
             only=arguments.only,
         )
         if arguments.resume and arguments.output.exists():
-            series.rows += read_result(arguments.output).rows
+            before = read_result(arguments.output)
+            series.rows += rows_to_keep(before, question, arguments.gigabytes)
         with _backed(series.socket, series.size_bytes):
             series.run()
         series.store()

@@ -22,6 +22,7 @@ from benchmarks.common.question import OURS
 from benchmarks.common.state import State, allocate, empty_like, fill, make_state, same
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer
+from benchmarks.subjects import ADAPTERS
 
 Figures = dict[str, float]
 
@@ -91,7 +92,7 @@ class Trial:
 
 def versions(subject: str) -> str:
     """Return name and version of the distribution behind a subject."""
-    adapter = PEERS.get(subject)
+    adapter = ADAPTERS.get(subject)
     # What grows is fwstore itself: its subjects are sizes.
     distribution = adapter.distribution if adapter else OURS if subject.startswith(OURS) else ""
     return f"{distribution} {version(distribution)}" if distribution else ""

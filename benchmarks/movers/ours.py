@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -18,16 +17,11 @@ _RUN = "run"
 class Fwstore(Mover):
     """`Repository.replicate`, once."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._writer: fwstore.Writer | None = None
-
     def save(self, bed: Bed, checkpoint: Sequence[Bytes], step: int) -> None:
-        """Save as a run of the source."""
-        if self._writer is None:
-            self._writer = self._open(bed, "source").run(_RUN).writer()
+        """Save as a run of the source, which ends before anything is copied."""
         state = {str(number): tensor for number, tensor in enumerate(checkpoint)}
-        self._writer.save(step, state).result()
+        with self._open(bed, "source") as repository, repository.run(_RUN).writer() as writer:
+            writer.save(step, state).result()
 
     def copy(self, bed: Bed) -> None:
         """Let the target fetch."""

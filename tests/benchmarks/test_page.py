@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from benchmarks.common.page import page
 from benchmarks.common.question import Figure, Mark, Question
-from benchmarks.common.results import Results, read_results, write_results
+from benchmarks.common.results import Results, read_results, rows_to_keep, write_results
 
 QUESTION = Question(
     name="durable",
@@ -81,3 +82,13 @@ def test_repeats_are_counted_and_not_taken_for_granted() -> None:
     one = results(1.2)
     more = Results(**{**vars(one), "rows": [*one.rows, one.rows[0]], "repeats": 5})
     assert "repeats: 1 to 2." in page([more], {})
+
+
+def test_a_series_goes_on_only_with_what_answers_the_same_question() -> None:
+    before = results(1.2)
+    assert rows_to_keep(before, QUESTION, 3.0) == before.rows
+    with pytest.raises(ValueError, match="another --output"):
+        rows_to_keep(before, QUESTION, 0.3)
+    other = dataclasses.replace(QUESTION, figures=(Figure("blocked_s", "blocked"),))
+    with pytest.raises(ValueError, match="blocked_s"):
+        rows_to_keep(before, other, 3.0)

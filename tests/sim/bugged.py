@@ -43,6 +43,12 @@ SUITES: Mapping[str, Sequence[str]] = {
     ),
     "power loss": ("tests/store/test_power_loss.py",),
     "stores": ("tests/store/test_directory.py",),
+    "replication": (
+        "tests/wan/test_replicator.py",
+        "tests/wan/test_replicated_garbage.py",
+        "tests/wan/test_turns.py",
+    ),
+    "sites": ("tests/wan/test_sites.py", "tests/wan/test_reading.py", "tests/wan/test_resume.py"),
 }
 # Of whole folders only the quick tests are asked.
 _WHOLE = {"interleaving", "crash points", "ranks", "any order", "corruption", "power loss"}
