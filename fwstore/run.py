@@ -353,9 +353,11 @@ class Run(RunHistory):
         if channel.rank:
             return None, await_announcement(channel, repository.runtime)
         wanted = None if base is None else base.id
-        return announce_term(
-            channel, repository.store, lambda: repository.take_term(self.name, wanted)
-        )
+
+        def take() -> Term:
+            return repository.replication.watch_over(repository.take_term(self.name, wanted))
+
+        return announce_term(channel, repository.store, take)
 
     def _references(
         self, references: Mapping[str, Checkpoint], bases: Sequence[Checkpoint]

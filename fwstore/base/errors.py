@@ -8,7 +8,7 @@ translated at one seam (the store adapters, the importers) and chained with ``fr
     |   +-- Expired                 it was there; retention or gc removed it
     +-- AlreadyExists               choose another name or step
     +-- Conflict                    someone else changed it first: read again, decide again
-    |   +-- Fenced                  a newer job owns the run: stop writing
+    |   +-- Fenced                  a newer job owns the run, or may own it: stop writing
     +-- Unavailable                 try again later
     +-- Corrupt                     bytes are not what was written: restore them from elsewhere
     +-- InvalidInput (ValueError)   the caller must change its arguments
@@ -66,7 +66,7 @@ class Conflict(FwstoreError):
 
 
 class Fenced(Conflict):
-    """A newer job owns this run; this writer must stop."""
+    """A newer job owns this run, or may own it; this writer must stop."""
 
     code = "fenced"
 

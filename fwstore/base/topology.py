@@ -17,9 +17,10 @@ from typing import Literal, get_args
 from fwstore.base.errors import InvalidInput
 from fwstore.base.globs import glob_matches
 from fwstore.base.tables import Table
-from fwstore.base.units import parse_rate
+from fwstore.base.units import parse_duration, parse_rate
 
 Role = Literal["train", "archive", "witness"]
+CutOff = Literal["continue", "stop"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _UUID = re.compile(r"[0-9a-f]{32}")
@@ -103,6 +104,7 @@ class Topology:
         witnesses: Names of the sites that vote.
         links: Those that have a cap.
         policies: The first that means a run decides.
+        cut_off_after_s: How long a job goes on that cannot reach a majority of the witnesses; None for ever.
     """
 
     name: str = ""
@@ -110,6 +112,7 @@ class Topology:
     witnesses: tuple[str, ...]
     links: tuple[LinkConfig, ...] = ()
     policies: tuple[PolicyConfig, ...] = ()
+    cut_off_after_s: float | None = None
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Topology:
@@ -150,8 +153,16 @@ class Topology:
         links = tuple(_link(one, sites) for one in table.tables("links"))
         _refuse_repeated_links(table, links)
         policies = tuple(_policy(one, sites) for one in table.tables("policies"))
+        cut_off_after_s = _cut_off(table)
         table.finish()
-        return Topology(name=name, sites=sites, witnesses=witnesses, links=links, policies=policies)
+        return Topology(
+            name=name,
+            sites=sites,
+            witnesses=witnesses,
+            links=links,
+            policies=policies,
+            cut_off_after_s=cut_off_after_s,
+        )
 
     @staticmethod
     def of_one(store: str, name: str, options: Mapping[str, object]) -> Topology:
@@ -192,6 +203,20 @@ class Topology:
         """Return the most bytes per second from one site to another, or None where there is no cap."""
         pair = (source, target)
         return next((link.cap for link in self.links if (link.source, link.target) == pair), None)
+
+
+def _cut_off(table: Table) -> float | None:
+    """Return how long a job may be cut off from its witnesses, or None where it goes on for ever."""
+    choice: CutOff = table.choice("cut_off", get_args(CutOff), "continue")
+    given = table.text("cut_off_after", "")
+    if choice == "continue":
+        if given:
+            raise table.refused("cut_off_after", 'needs cut_off = "stop"')
+        return None
+    after_s = table.parsed("cut_off_after", parse_duration)
+    if not after_s:
+        raise table.refused("cut_off_after", f"must be more than nothing, not {given!r}")
+    return after_s
 
 
 def _sites(table: Table) -> dict[str, SiteConfig]:

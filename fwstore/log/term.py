@@ -5,7 +5,7 @@ Invariant: nothing that is appended through a term counts behind the fence of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fwstore.base.errors import Fenced, FwstoreError
 from fwstore.format.keys import LineageKeys
@@ -24,6 +24,7 @@ class Term:
         log: The home log.
         lends: Whether the base is complete at home and pinned in the log there, so that its packs are here and stay; else
             the first save uses none of them again (rule *reuse*).
+        guard: Called before every commit; what it raises refuses it.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Term:
         self.base = base
         self.log = log
         self.lends = log in pinned and (base is None or log.fold.is_complete(base.id))
+        self.guard: Callable[[], None] = lambda: None
         # At home first: other sites may not answer any more.
         self._pinned = sorted(pinned, key=lambda pin: pin is not log)
 
@@ -55,13 +57,16 @@ class Term:
                 where its groups meet condemned ones.
 
         Raises:
-            Fenced: A newer job owns the run.
+            Fenced: A newer job owns the run, or may own it.
             Conflict: It refers to condemned bytes, or the run was deleted.
             Unavailable: Whether it was committed is unknown; it may still appear.
         """
 
         def make(fold: Fold) -> AnyBody | None:
-            return None if commit.snapshot in fold.entries else commit
+            if commit.snapshot in fold.entries:
+                return None
+            self.guard()
+            return commit
 
         if packs is not None:
             self.log.know_packs(uses_of(commit), packs)

@@ -63,7 +63,8 @@ class Retirements:
             found = named and self.of(named[0])
             if named is not None and found is not None:
                 write_retired(home, found, runtime, lost=named[1])
-        self.hear(home.store, home.uuid)
+                self._holders[key] |= {home.uuid}
+                self._held[home.uuid] = self._held.get(home.uuid, frozenset()) | {key}
 
     def _is_in_force(self, found: RetiredSite) -> bool:
         if retired_key(found.site, lost=True) in self._holders:

@@ -178,8 +178,12 @@ class Sites:
             Unavailable: The local store is empty, and whether others have met it cannot be asked.
             Fenced: The local site was retired.
         """
+        self._look_again = self._runtime.clock.monotonic() + ASK_AGAIN_S
+        unheard = self._known[self.local].site is None
         self.hear_of_retirements()
         home = self._settle_home()
+        if unheard:
+            self._hear_of_own_retirements()
         self.retirements.keep(home, self._runtime)
         self._meet_retired_again()
         self._runtime.scheduler.map(

@@ -68,6 +68,13 @@ def test_a_topology_says_everything_once(tmp_path: Path) -> None:
     assert found.cap("wisconsin", "atlanta") is None
 
 
+def test_a_job_may_be_cut_off_for_ever_or_for_a_while() -> None:
+    assert Topology.parse(WHOLE, "x").cut_off_after_s is None
+    assert Topology.parse('cut_off = "continue"' + WHOLE, "x").cut_off_after_s is None
+    stops = 'cut_off = "stop"\ncut_off_after = "30m"' + WHOLE
+    assert Topology.parse(stops, "x").cut_off_after_s == 1800
+
+
 def test_the_first_policy_that_means_a_run_decides() -> None:
     found = Topology.parse(WHOLE, "topology.toml")
     policy = found.policy("meta-llama/8B")
@@ -156,6 +163,26 @@ WRONG = {
     "a link twice": (
         SITES + '[[links]]\nfrom = "a"\nto = "b"\ncap = "1 Gbit/s"\n' * 2,
         "the link from a to b stands there twice",
+    ),
+    "a way to be cut off that is none": (
+        'cut_off = "wait"\n' + SITES,
+        "cut_off: must be continue or stop",
+    ),
+    "no time after which to stop": (
+        'cut_off = "stop"\n' + SITES,
+        "cut_off_after: is missing",
+    ),
+    "a time after which to go on": (
+        'cut_off_after = "30m"\n' + SITES,
+        'cut_off_after: needs cut_off = "stop"',
+    ),
+    "no time at all": (
+        'cut_off = "stop"\ncut_off_after = "0s"\n' + SITES,
+        "cut_off_after: must be more than nothing",
+    ),
+    "a time without a unit": (
+        'cut_off = "stop"\ncut_off_after = "30"\n' + SITES,
+        "cut_off_after: '30' is not a duration",
     ),
     "a cap without a unit": (
         SITES + '[[links]]\nfrom = "a"\nto = "b"\ncap = "10"',

@@ -23,6 +23,7 @@ from fwstore.plan.retention import Keep
 from sim.knowing import sites_of
 from sim.posts import Post, post_of
 from sim.process import Process
+from sim.vigils import watch_over
 from support.lineages import Saver, read_packs
 
 RUN = "run"
@@ -73,6 +74,7 @@ def job(saves: int) -> Callable[[Process], None]:
 
     def job(process: Process) -> None:
         saver = Saver(take(process, _wanted(process)))
+        vigil = watch_over(process, saver.term)
         packs = _packs_of_base(process, saver.term)
         post = post_of(process, saver)
         process.world.tally["opened"] += 1
@@ -81,7 +83,10 @@ def job(saves: int) -> Callable[[Process], None]:
             # Also packs of its older saves, which may be condemned at any moment.
             reuse = [pack for pack in packs if process.rng.random() < 0.4]
             try:
+                called = process.clock.monotonic()
                 packs += _save(process, saver, reuse, post)
+                if vigil is not None:
+                    vigil.judge(called)
             except Fenced:
                 process.world.tally["fenced"] += 1
                 if process.rng.random() < 0.7:

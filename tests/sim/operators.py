@@ -73,12 +73,13 @@ def _forced(name: str) -> Callable[[Process], None]:
 def join(world: World) -> None:
     """Let an operator take part in some plays of several sites."""
     topology, rng = world.topology, random.Random(f"{world.seed} operator")
-    begin, chance, length = rng.uniform(1, STORM_S * 0.6), rng.random(), rng.uniform(3, 60)
+    begin, chance, length = rng.uniform(1, STORM_S * 0.6), rng.random(), rng.uniform(3, 30)
     lost = rng.choice(topology.stores)
     others = [home for home in topology.homes if home != lost]
     at = rng.choice(others or topology.homes)
-    if len(topology.homes) < 2 or chance > 0.4 or not world.weather.strikes("retire0"):
+    if len(topology.homes) < 2 or chance > 0.3 or not world.weather.strikes("retire0"):
         return
+    world.given_up = lost
     if lost in topology.homes:
         everywhere = {*topology.sites, *topology.stores}
         pairs = {(a, b) for a in everywhere for b in everywhere if a != b and lost in (a, b)}

@@ -72,8 +72,10 @@ class Post:
 
 def post_of(process: Process, saver: Saver) -> Post | None:
     """Return where else ranks of a job stand, if anywhere."""
-    homes = process.world.topology.homes
-    if len(homes) < 2 or process.rng.random() < 0.5:
+    world = process.world
+    # What only a site had that is given up is lost, and a save that counts on it never whole.
+    homes = {*world.topology.homes} - {world.given_up}
+    if len(world.topology.homes) < 2 or process.rng.random() < 0.5:
         return None
     try:
         others = [site for site in sites_of(process).reachable() if site.name in homes]

@@ -101,6 +101,8 @@ class Process:
             ),
             environment=Environment({}),
         )
+        # When every store answered last, by the own clock.
+        self.heard: dict[str, float] = {}
         self.stores = {place.name: Handle(self, place) for place in world.places.values()}
 
     @property
@@ -181,6 +183,7 @@ class Handle(FaultyStore):
         if not world.links.hears(there, here):
             world.baton.wait(_TIMEOUT_S)
             raise Unavailable(f"the answer of {there} to {name} {key} did not arrive")
+        process.heard[there] = process.clock.monotonic()
         return result
 
     def source(self) -> Store:

@@ -23,10 +23,14 @@ def worker(process: Process) -> Replicator:
     """What copies to the site of a process, as a new worker knows it."""
     sites, homes = process.sites(), process.world.homes()
     own = process.store.place.name
-    sources = tuple(Source(sites[name]) for name in homes if name != own)
+    retired = process.world.judge.retired
     return Replicator(
         Destination(
-            own=sites[own], sources=sources, runtime=process.runtime, content_hash=ContentHash()
+            own=sites[own],
+            sources=tuple(Source(sites[name]) for name in homes if name != own),
+            runtime=process.runtime,
+            content_hash=ContentHash(),
+            retired=lambda uuid: uuid in (gone for gone, _ in retired.values()),
         )
     )
 

@@ -176,6 +176,7 @@ SITE_BUGS = (
             ("fwstore.log.terms.refuse_retired", nothing),
             ("fwstore.wan.sites.refuse_retired", nothing),
         ],
+        seeds=2000,
         suites=("tests/wan/test_retire.py",),
     ),
     Bug(

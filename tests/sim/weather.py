@@ -88,12 +88,14 @@ class Weather:
     Attributes:
         struck: Names of those that did.
         calm: Nothing strikes any more.
+        median_latency_s: Of a request.
     """
 
     seed: int
     only: Container[str] = field(default_factory=_All)
     struck: list[str] = field(default_factory=list)
     calm: bool = False
+    median_latency_s: float = _MEDIAN_LATENCY_S
 
     def __post_init__(self) -> None:
         # Swarm testing: each kind is absent from some of the plays, or the rare ones are never alone.
@@ -137,7 +139,7 @@ class Sky:
         # Always as many draws, so that one fault more or less moves no other.
         draw = self.rng.random
         latency, drawn, late, pause, long = draw(), draw(), draw(), draw(), draw()
-        latency_s = _MEDIAN_LATENCY_S * latency / (1.001 - latency)
+        latency_s = self.weather.median_latency_s * latency / (1.001 - latency)
         if self.weather.calm:
             return Stroke(latency_s)
         fault = self._fault(name, drawn)

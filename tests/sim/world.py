@@ -27,6 +27,7 @@ from sim.weather import Stroke, Weather
 from support.faults import Crash
 
 STORM_S = 15.0
+_SIDE_BY_SIDE_S = 0.025
 _LYING = ("flip", "truncate", "stale")
 # What a process may be told while stores fail, die and lie, and while others do what they do.
 _STORMY = (Unavailable, Conflict, NotFound, LimitExceeded)
@@ -57,6 +58,9 @@ class World:
     def __post_init__(self) -> None:
         self.rng = random.Random(f"{self.seed} world")
         self.weather = Weather(self.seed) if self.only is None else Weather(self.seed, self.only)
+        if len(self.topology.homes) > 1:
+            # What production asks several sites side by side is asked one after the other here.
+            self.weather.median_latency_s = _SIDE_BY_SIDE_S
         self.baton = Baton()
         self.links = Links()
         self.keep_last = self.rng.choice((1, 1, 2))
@@ -75,6 +79,8 @@ class World:
         # Through the facade a base that cannot be read is passed over, and here reads may lie.
         damage = self.facade and not self.weather.rates.keys().isdisjoint(_LYING)
         self.judge.strict_base = len(self.topology.homes) == 1 and not damage
+        # Which site an operator means to retire.
+        self.given_up = ""
         self.processes: list[Process] = []
         self._throttled: Counter[str] = Counter()
         self._full: Counter[str] = Counter()
