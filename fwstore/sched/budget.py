@@ -51,6 +51,14 @@ class Budget:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
 
+    def try_acquire(self, size_bytes: int) -> bool:
+        """Take bytes that fit at once and that nobody waits for; return whether they were taken."""
+        with self._changed:
+            if self._waiting or not self._fits(size_bytes):
+                return False
+            self._used_bytes += size_bytes
+            return True
+
     def release(self, size_bytes: int) -> None:
         """Give bytes back."""
         with self._changed:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -27,7 +29,7 @@ from fwstore.format.blocks import BLOCK_BYTES
 from fwstore.format.keys import staged_part
 from fwstore.format.packtable import PackInfo
 from fwstore.sched import Budget, Runtime
-from fwstore.store.base import ReadInto, Store
+from fwstore.store.base import ReadInto, Store, Upload
 from fwstore.wan.pieces import PackShape, Part, Piece, shape_of
 
 Throttle = Callable[[int], None]
@@ -149,6 +151,18 @@ class _Job:
             self.tally.sources.add(supply.name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """The bytes of a part, and whether they were staged here before."""
+
+    content: memoryview
+    staged: bool
+
+
+def _call(work: Callable[[], _Arrived | None]) -> _Arrived | None:
+    return work()
+
+
 class Copier:
     """Copies packs to one store; safe in threads.
 
@@ -208,17 +222,7 @@ class Copier:
         upload = self._store.upload(copy.key)
         try:
             upload.write([shape.head])
-            staged = len(parts) > 1
-            for part in parts:
-                with self._budget.reserve(part.length):
-                    content = self._staged(job, shape, part) if staged else None
-                    # Parts arrive in order, so behind the first that is not there none is.
-                    staged = content is not None
-                    if content is None:
-                        content = self._fetch(job, shape, part)
-                        if part is not parts[-1]:
-                            self._stage(copy, part, content)
-                    upload.write([content])
+            self._write_parts(job, shape, parts, upload)
             upload.write([shape.tail])
             copy.before()
             upload.commit()
@@ -228,6 +232,47 @@ class Copier:
         self._drop_staged(copy, parts[:-1])
         job.tally.packs = 1
         return job.tally
+
+    def _write_parts(
+        self, job: _Job, shape: PackShape, parts: Sequence[Part], upload: Upload
+    ) -> None:
+        """Write the parts of a pack in order; while one is written the next is on its way, where memory allows that."""
+        held, staged = 0, len(parts) > 1
+        arrived: _Arrived | None = None
+        try:
+            for part, following in zip_longest(parts, parts[1:]):
+                if arrived is None:
+                    self._budget.acquire(part.length)
+                    held += part.length
+                    arrived = self._arrive(job, shape, part, staged=staged)
+                # Parts are staged in order, so behind the first that is not there none is.
+                staged = arrived.staged
+                put = partial(self._put, job.copy, part, arrived, upload, last=following is None)
+                work: list[Callable[[], _Arrived | None]] = [put]
+                if following is not None and self._budget.try_acquire(following.length):
+                    held += following.length
+                    work.append(partial(self._arrive, job, shape, following, staged=staged))
+                arrived = self._runtime.scheduler.map(_call, work)[-1]
+                self._budget.release(part.length)
+                held -= part.length
+        finally:
+            if held:
+                self._budget.release(held)
+
+    def _arrive(self, job: _Job, shape: PackShape, part: Part, *, staged: bool) -> _Arrived:
+        """Return the bytes of a part, verified: those that an earlier attempt has staged, else those of a source."""
+        found = self._staged(job, shape, part) if staged else None
+        if found is not None:
+            return _Arrived(found, staged=True)
+        return _Arrived(self._fetch(job, shape, part), staged=False)
+
+    def _put(
+        self, copy: PackCopy, part: Part, arrived: _Arrived, upload: Upload, *, last: bool
+    ) -> None:
+        """Write a part, and keep it for whoever goes on if this process dies."""
+        if not (arrived.staged or last):
+            self._stage(copy, part, arrived.content)
+        upload.write([arrived.content])
 
     def _find_whole(self, copy: PackCopy) -> list[Part] | None:
         """Return the parts of a pack that is here: somebody brought it who died before a record said so."""

@@ -90,7 +90,8 @@ class PackShape:
             for found in requests
         ]
         spans = [(piece.offset, piece.length) for piece in pieces]
-        parts = plan_coalesce(spans, gap_bytes=0, request_bytes=limits.part_bytes)
+        # Two are under way at once.
+        parts = plan_coalesce(spans, gap_bytes=0, request_bytes=limits.part_bytes // 2)
         return [
             Part(found.offset, found.length, tuple(pieces[index] for index in found.indices))
             for found in parts
