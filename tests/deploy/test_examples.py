@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from fwstore import Topology
+from fwstore import Limits, Topology
 from fwstore_cli.main import make_app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -38,6 +37,30 @@ _SBATCH = [
     "open-mode",
     "output",
 ]
+# The settings of a unit, by the manuals systemd.unit, systemd.service and systemd.exec, and what they may be.
+_SWITCH = "yes|no"
+_UNIT = {
+    "Unit": {"Description": ".+", "Wants": r"[\w.-]+\.target", "After": r"[\w.-]+\.target"},
+    "Service": {
+        "Type": "simple|exec|forking|oneshot|notify|idle",
+        "User": "[a-z_][a-z0-9_-]{0,30}",
+        "StateDirectory": r"[^/.][\w/%-]*",
+        "StateDirectoryMode": "0[0-7]{3}",
+        "UMask": "0[0-7]{3}",
+        "EnvironmentFile": "-?/.+",
+        "ExecStart": "/.+",
+        "Restart": "no|always|on-success|on-failure|on-abnormal|on-abort|on-watchdog",
+        "RestartSec": r"\d+",
+        "SuccessExitStatus": r"\d+",
+        "TimeoutStopSec": r"\d+",
+        "NoNewPrivileges": _SWITCH,
+        "ProtectSystem": "yes|no|full|strict",
+        "ReadWritePaths": "-?/.+",
+        "ProtectHome": "yes|no|read-only|tmpfs",
+        "PrivateTmp": _SWITCH,
+    },
+    "Install": {"WantedBy": r"[\w.-]+\.target"},
+}
 
 
 def takes(words: Sequence[str]) -> None:
@@ -74,15 +97,37 @@ def test_the_unit_starts_a_worker_and_lets_it_end() -> None:
     assert (service["Restart"], service["SuccessExitStatus"]) == ("always", "130")
 
 
-@pytest.mark.slow
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """Where systemd is not installed, its absence is all that can be told."""
-    analyze = shutil.which("systemd-analyze")
-    unit = shutil.copy(UNIT, tmp_path / "fwstore-replicate@1.service")
-    words = [analyze, "verify", "--man=no", str(unit)] if analyze else ["true"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    told = [line for line in done.stderr.splitlines() if "fwstore-replicate" in line]
-    assert (done.returncode, told) == (0, [])
+def test_the_unit_is_one_of_systemd() -> None:
+    for section, settings in sections(UNIT.read_text(encoding="utf-8")).items():
+        for name, value in settings:
+            assert re.fullmatch(_UNIT[section][name], value), (name, value)
+
+
+def test_instances_share_no_folder_and_their_metrics_can_be_read() -> None:
+    """What a user of the moment writes is behind /var/lib/private, which nobody else may enter."""
+    service = dict(sections(UNIT.read_text(encoding="utf-8"))["Service"])
+    assert service["StateDirectory"].endswith("/%i")
+    words = shlex.split(service["ExecStart"])
+    assert words[words.index("--metrics") + 1].startswith("${STATE_DIRECTORY}/")
+    assert int(service["StateDirectoryMode"], 8) & 0o005 == 0o005
+    assert int(service["UMask"], 8) & 0o004 == 0
+
+
+def test_nobody_waits_longer_for_a_worker_than_the_examples_say() -> None:
+    """Systemd, Slurm and Kubernetes kill a worker that has not ended."""
+    service = dict(sections(UNIT.read_text(encoding="utf-8"))["Service"])
+    _, job = yaml.safe_load_all(PODS.read_text(encoding="utf-8"))
+    patience_s = [
+        int(service["TimeoutStopSec"]),
+        job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"],
+        int(re.findall(r"--signal=B:TERM@(\d+)", BATCH.read_text(encoding="utf-8"))[0]),
+    ]
+    assert max(patience_s) < Limits().request_timeout_s
+    assert (
+        "up to two minutes (`Limits.request_timeout_s`); the examples have it killed earlier"
+        in (" ".join((DEPLOY / "README.md").read_text(encoding="utf-8").split()))
+    )
+    assert Limits().request_timeout_s == 120
 
 
 def test_the_batch_script_is_one() -> None:
@@ -116,6 +161,8 @@ def test_the_job_is_one_of_kubernetes() -> None:
     topology = Topology.parse(settings["data"]["topology.toml"], "topology.toml")
     given = {variable["name"]: variable["value"] for variable in container["env"]}
     assert given["FWSTORE_SITE"] in topology.sites
+    # With two, the loss of either would stop both.
+    assert len(topology.witnesses) == 3
     (mount,) = container["volumeMounts"]
     assert given["FWSTORE_REPO"] == f"{mount['mountPath']}/topology.toml"
 
