@@ -196,10 +196,12 @@ def test_a_hold_that_is_no_intent_is_proof(*, intent: bool) -> None:
     replicate(far, near)
     keys, entry = saver.term.keys, saver.commit(10, fresh=1)
     (own,) = [pack.key([keys]) for pack in saver.packs if pack.save == saver.save]
-    for key in (own, keys.pack_table(entry.id, 0)):
-        far.put(key, [near.get(key, limit_bytes=1 << 20)], mode="create")
+    token = "4" * 32
+    table, listed = keys.pack_table(entry.id, 0), keys.hold_table(entry.id, token, 0)
+    for there, here in ((own, own), (table, listed)):
+        far.put(here, [near.get(there, limit_bytes=1 << 20)], mode="create")
     hold = Hold(
-        hold="4" * 32,
+        hold=token,
         snapshot=entry.id,
         save=entry.save,
         home=SITE,
