@@ -412,7 +412,7 @@ BUGS = (
     ),
     Bug(
         "a condemned key is written again by a copy",
-        [("fwstore.wan.localise._own_row", wan_patches.same_name_again)],
+        [("fwstore.wan.localise.own_row", wan_patches.same_name_again)],
         seeds=2000,
         holes=("H5",),
     ),

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from fwstore.format.keys import known_site_key
 from fwstore.format.record import Commit, Open
 from fwstore.log.term import Term
 from fwstore.log.votes import Ballots, Electorate
+from fwstore.wan.sites import _Memory
 from sim.bug import Bug, nothing
 
 
@@ -66,6 +68,10 @@ def _whoever_says_so(original: Any) -> Any:
 
 def _never(original: Any) -> Any:
     return lambda sites, members: False
+
+
+def _no_memory(original: Any) -> Any:
+    return lambda self, store, name: _Memory(known_site_key(name), None, None)
 
 
 def _nothing_to_say(original: Any) -> Any:
@@ -153,7 +159,7 @@ SITE_BUGS = (
     ),
     Bug(
         "sites that were met are forgotten",
-        [("fwstore.wan.sites.Sites._remembered_at", nothing)],
+        [("fwstore.wan.sites.Sites._memory", _no_memory)],
         seeds=0,
         suites=("tests/wan/test_sites.py",),
     ),

@@ -25,6 +25,13 @@ def test_other_suites_find(bug: Bug) -> None:
     assert fails(bug, ["-x", *bug.suites])
 
 
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_what_a_bug_patches_is_there(bug: Bug) -> None:
+    """A name that was changed meanwhile is no bug that was found."""
+    with switched_on(bug):
+        pass
+
+
 def test_the_table_has_every_hole_that_there_can_be() -> None:
     assert len(BUGS) == len({bug.name for bug in BUGS}) >= 25
     assert all(bug.seeds or bug.suites for bug in BUGS)
