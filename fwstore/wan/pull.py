@@ -44,8 +44,8 @@ _PROOFS_READ = 8
 _ATTEMPTS = 3
 
 
-class _NobodyHas(FwstoreError):
-    """A pack of a snapshot that no site with the same root can give.
+class _NobodyHas(Exception):
+    """A pack of a snapshot that no site with the same root can give; never seen outside of this module.
 
     Args:
         why: What the nearest one said.

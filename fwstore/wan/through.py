@@ -51,8 +51,8 @@ class _NothingToBring(NotFound):
     """A snapshot that no other site offers, or that has come."""
 
 
-class _Closed(FwstoreError):
-    """Nobody waits any more for what is being published."""
+class _Closed(Exception):
+    """Nobody waits any more for what is being published; never seen outside of this module."""
 
 
 class Bringer:
@@ -207,7 +207,8 @@ class Bringer:
         error = publishing.exception()
         if error is not None:
             # It was loaded all the same; a replicator publishes what is here, without copying it again.
-            why = error.message if isinstance(error, FwstoreError) else repr(error)
+            expected = isinstance(error, FwstoreError | _Closed)
+            why = str(error) if expected else repr(error)
             tell(f"{snapshot} of {self._puller.log.keys.label} is not published yet: {why}")
 
 
