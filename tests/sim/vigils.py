@@ -61,6 +61,16 @@ def watch_over(process: Process, term: Term) -> Watched | None:
     rng = random.Random(f"{process.world.seed} {process.name} vigil")
     if len(process.world.topology.homes) < 2 or rng.random() < 0.5:
         return None
-    vigil = Watched(process, rng.choice((0.5, 2.0, 5.0)))
+    vigil = Watched(process, rng.choice((0.2, 0.5, 2.0)))
     term.guard = vigil.check
+    begin, length, chance = rng.uniform(0, 0.5), rng.uniform(1, 10), rng.random()
+    if chance < 0.5 and process.world.weather.strikes(f"{process.name}.cut"):
+        process.world.cut_off(_around(process), process.world.baton.now + begin, length)
     return vigil
+
+
+def _around(process: Process) -> set[tuple[str, str]]:
+    """Return the links that lead to the site of a process and from it."""
+    own, topology = process.site, process.world.topology
+    others = {*topology.sites, *topology.stores} - {own}
+    return {pair for other in others for pair in ((own, other), (other, own))}

@@ -27,7 +27,7 @@ from sim.weather import Stroke, Weather
 from support.faults import Crash
 
 STORM_S = 15.0
-_SIDE_BY_SIDE_S = 0.025
+_SIDE_BY_SIDE_S = 0.008
 _LYING = ("flip", "truncate", "stale")
 # What a process may be told while stores fail, die and lie, and while others do what they do.
 _STORMY = (Unavailable, Conflict, NotFound, LimitExceeded)

@@ -271,9 +271,12 @@ def test_a_new_run_asks_those_who_voted_before_the_retirement(trains: Places) ->
     trains.wipe("c")
     retire(trains, "a", "c")
     save(trains, "a", 3)
-    trains.cut = {"b"}
-    with trains.open("a") as repository, pytest.raises(Unavailable, match="too few witnesses"):
-        repository.run("new").writer()
+    with trains.open("a") as repository:
+        # It knows that a majority agreed, and whom to ask in the seat of the lost site.
+        repository.sites.join()
+        trains.cut = {"b"}
+        with pytest.raises(Unavailable, match="too few witnesses"):
+            repository.run("new").writer()
     trains.cut = set()
     save(trains, "a", 1, run="new")
 
