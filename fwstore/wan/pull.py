@@ -19,6 +19,7 @@ from fwstore.base.errors import (
     FwstoreError,
     InternalError,
     NotFound,
+    Unavailable,
 )
 from fwstore.base.ids import write_id
 from fwstore.codec.hashing import ContentHash
@@ -209,6 +210,10 @@ class Puller:
     def _judged(self, offer: Offer, error: FwstoreError) -> FwstoreError:
         """Return what an error at a source means now: what is missing there may have been collected."""
         if isinstance(error, NotFound):
+            if len(offer.held) < len(offer.entry.holds):
+                return Unavailable(
+                    f"packs of {offer.entry.id} of {self.log.keys.label} are at a site that does not answer: {error.message}"
+                )
             with suppress(FwstoreError):
                 return offer.log.why_missing(offer.entry.id)
         return error

@@ -125,6 +125,21 @@ def test_a_third_site_brings_it_from_both(tmp_path: Path) -> None:
             assert is_right(repository.run("run").latest())
 
 
+def test_packs_at_a_site_that_is_silent_are_waited_for_and_not_called_damaged(
+    tmp_path: Path,
+) -> None:
+    with places(tmp_path, ("a", "b", "c"), {}) as sites:
+        saved(sites, 0)
+        sites.cut.add("b")
+        with sites.open("c") as repository:
+            told = [t.error for t in repository.replicate().troubles if t.snapshot]
+        assert [type(error) for error in told] == [Unavailable]
+        sites.cut.clear()
+        with sites.open("c") as repository:
+            assert not repository.replicate().troubles
+            assert is_right(repository.run("run").latest())
+
+
 def test_collections_at_both_sites_take_nothing_of_it(sites: Places) -> None:
     saved(sites, 0, 1)
     for name in ("b", "a", "b"):
