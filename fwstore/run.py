@@ -125,7 +125,8 @@ class Run(RunHistory):
         )
         settings = JobSettings(
             codec=codec,
-            bases=[checkpoint.manifest for checkpoint in bases],
+            # What other runs lent is pinned at home alone.
+            bases=[checkpoint.manifest for checkpoint in bases] if site == HOME else [],
             lends=lends,
             references=borrowed[: len(references or {})],
             foreign=()

@@ -172,6 +172,21 @@ def test_what_did_not_change_is_not_written_again_at_either_site(sites: Places) 
         assert is_right(repository.run("run").latest(elsewhere=True))
 
 
+def test_ranks_away_from_home_use_no_packs_of_other_runs(sites: Places) -> None:
+    with job(sites, ("a",) * 4, run="other") as ranked:
+        ranked.save(0, states(0))
+    with sites.open("b") as repository:
+        repository.replicate()
+    with sites.open("a") as repository:
+        other = repository.run("other").latest()
+        with job(sites, bases=[other]) as ranked:
+            (saved_first, *_) = ranked.save(0, states(0))
+    assert saved_first is not None
+    assert 0.4 < saved_first.entry.bytes_written / saved_first.entry.bytes_logical < 0.7
+    with sites.open("b") as repository:
+        assert is_right(repository.run("run").latest(elsewhere=True))
+
+
 def test_retention_at_home_waits_for_what_is_not_complete(sites: Places) -> None:
     with job(sites, keep=fwstore.Keep(last=1)) as ranked:
         ranked.save(0, states(0))
