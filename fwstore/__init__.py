@@ -32,6 +32,7 @@ from fwstore.base.errors import (
 )
 from fwstore.base.topology import Topology
 from fwstore.base.units import format_duration, format_rate, format_size, parse_duration, parse_size
+from fwstore.care.problems import VerifyReport
 from fwstore.checkpoint.adapter import TensorAdapter
 from fwstore.checkpoint.coordinator import Coordinator
 from fwstore.checkpoint.handle import SaveHandle, SaveStatistics
@@ -56,6 +57,7 @@ from fwstore.wan.retire import Retirement
 from fwstore.wan.status import RepositoryStatus
 
 __all__ = [
+    "VerifyReport",
     "AlreadyExists",
     "Box",
     "BranchDescription",

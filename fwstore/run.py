@@ -41,7 +41,7 @@ from fwstore.checkpoint.writer import Writer
 from fwstore.format.keys import LineageKeys
 from fwstore.format.names import validate_name
 from fwstore.format.paths import TensorPath
-from fwstore.format.record import AnyBody, Expire
+from fwstore.format.record import AnyBody, Expire, Foreign
 from fwstore.history import RunHistory
 from fwstore.log.fold import Fold
 from fwstore.log.lineage import delete
@@ -97,18 +97,12 @@ class Run(RunHistory):
         Raises:
             Conflict: Other jobs kept winning the election.
             Unavailable: A rank did not come in time.
-            InvalidInput: There is no such codec, the ranks cannot meet, or do not share the store, or a checkpoint in `bases` or
-                `references` is of another repository.
+            InvalidInput: No such codec; ranks cannot meet or share no store; `bases` or `references` are of another repository.
         """
         check_choice(codec)
         check_keep(keep)
         borrowed = self._references(references or {}, bases)
-        runtime = self._repository.runtime
-        world = find_world(runtime, rank, world_size)
-        channel = coordinator
-        if channel is None:
-            keys = LineageKeys(self.name, 1)
-            channel = make_coordinator(runtime, world, self._repository.store, keys)
+        channel = self._channel(rank, world_size, coordinator)
         term, announced = self._meet(channel, base)
         access = self._repository.access(announced.name, announced.generation, announced.lineage)
         # Terms are never given twice, so nothing that another writer left at the channel is heard.
@@ -129,9 +123,7 @@ class Run(RunHistory):
             bases=[checkpoint.manifest for checkpoint in bases] if site == HOME else [],
             lends=lends,
             references=borrowed[: len(references or {})],
-            foreign=()
-            if term is None
-            else pin_references(borrowed, access, term, self._repository.borrowed(borrowed)),
+            foreign=self._pin(borrowed, access, term),
             outposts=self._outposts(access, announced.home),
             after_commit=self._repository.retention(access, keep),
         )
@@ -309,6 +301,17 @@ class Run(RunHistory):
         entry = commit_save(access, ticket, parts, beside, outposts)
         return Checkpoint(self._reading(access, near=not entry.holds), entry)
 
+    def _channel(
+        self, rank: int | None, world_size: int | None, coordinator: Coordinator | None
+    ) -> Coordinator:
+        """Return how the ranks talk: as they were told to, else by what the job has."""
+        runtime = self._repository.runtime
+        world = find_world(runtime, rank, world_size)
+        if coordinator is not None:
+            return coordinator
+        keys = LineageKeys(self.name, 1)
+        return make_coordinator(runtime, world, self._repository.store, keys)
+
     def _muster(self, channel: Coordinator, access: Access, announced: JobAnnouncement) -> str:
         """Make sure that this rank belongs to the job; return its site where that is not the home of the job."""
         if channel.world_size == 1:
@@ -335,6 +338,14 @@ class Run(RunHistory):
         if entry is None:
             return None, lends
         return Checkpoint(self._reading(access, near=lends), entry), lends
+
+    def _pin(
+        self, borrowed: Sequence[Reference], access: Access, term: Term | None
+    ) -> Sequence[Foreign]:
+        """Pin on rank 0 what the job borrows from other runs."""
+        if term is None:
+            return ()
+        return pin_references(borrowed, access, term, self._repository.borrowed(borrowed))
 
     def _outposts(self, access: Access, home: str) -> Outposts | None:
         """Return the other sites at which ranks of a job may write; None for a store alone."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from fwstore import format_size
+from fwstore import VerifyReport, format_size
 from fwstore_cli.exits import ExitCode
 from fwstore_cli.layers import first
 from fwstore_cli.session import (
@@ -75,6 +75,15 @@ def verify(
             progress=bar.update,
         )
         elsewhere = sum(site.keeps for site in repository.topology.sites.values()) > 1
+    _show(session, report, repair=repair)
+    if report.left:
+        if elsewhere and not repair:
+            session.say("other sites may have good bytes: `fwstore verify --repair` brings them")
+        raise typer.Exit(ExitCode.CORRUPT)
+
+
+def _show(session: Session, report: VerifyReport, *, repair: bool) -> None:
+    """Show what a verification found and healed."""
     table = make_table("run", "step", "tensor", "problem", "object", right=("step",))
     for problem in report.problems:
         step_text = "" if problem.step is None else str(problem.step)
@@ -97,10 +106,6 @@ def verify(
             f"{len(report.quarantined)} objects of bad bytes ({kept}) are in quarantine; "
             "`fwstore gc --quarantine` removes them"
         )
-    if report.left:
-        if elsewhere and not repair:
-            session.say("other sites may have good bytes: `fwstore verify --repair` brings them")
-        raise typer.Exit(ExitCode.CORRUPT)
 
 
 def doctor(
