@@ -57,7 +57,6 @@ from fwstore.wan.retire import Retirement
 from fwstore.wan.status import RepositoryStatus
 
 __all__ = [
-    "VerifyReport",
     "AlreadyExists",
     "Box",
     "BranchDescription",
@@ -103,6 +102,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
     "UnsupportedValue",
+    "VerifyReport",
     "Whereabouts",
     "Writer",
     "__version__",
