@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fwstore import (
@@ -30,6 +29,7 @@ from fwstore import (
 from fwstore_torch.device import DeviceTensor, raw_view
 
 if TYPE_CHECKING:
+    from torch.distributed._shard.sharded_tensor.api import ShardedTensor
     from torch.distributed.tensor import DTensor
 
 _LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -73,7 +73,7 @@ class TorchAdapter:
         if type(value) not in _PLAIN:
             if _is_dtensor(value):
                 return _describe_dtensor(value, writable=writable)
-            if isinstance(value, ShardedTensor):
+            if _is_sharded(value):
                 return _describe_sharded(value, writable=writable)
         _check_stored(value)
         shape = tuple(value.shape)
@@ -105,7 +105,7 @@ class TorchAdapter:
                 return None if local is None else (local, tuple(value.shape), str(value.placements))
             if isinstance(value, _LAZY):
                 return id(value)
-            if isinstance(value, ShardedTensor):
+            if _is_sharded(value):
                 return None
         if value.layout != torch.strided or not value.numel():
             return None
@@ -119,7 +119,7 @@ class TorchAdapter:
 
     def version(self, value: torch.Tensor) -> int | None:
         """Return autograd's count of changes, which changes by way of `.data` escape."""
-        counted = not (isinstance(value, ShardedTensor) or value.is_inference())
+        counted = not (_is_sharded(value) or value.is_inference())
         return value._version if counted else None  # noqa: SLF001 - the only name it has
 
     def allocate(self, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -182,10 +182,15 @@ def _device(value: ForeignValue) -> Any:
         return value
 
 
+# Importing DTensor takes torch most of a second, and where nobody has done so no value can be one.
 def _is_dtensor(value: Any) -> TypeGuard[DTensor]:
-    # Importing DTensor takes torch most of a second, and where nobody has done so no value can be one.
     module = sys.modules.get("torch.distributed.tensor")
     return isinstance(value, getattr(module, "DTensor", ()))
+
+
+def _is_sharded(value: Any) -> TypeGuard[ShardedTensor]:
+    module = sys.modules.get("torch.distributed._shard.sharded_tensor.api")
+    return isinstance(value, getattr(module, "ShardedTensor", ()))
 
 
 @torch.no_grad()
