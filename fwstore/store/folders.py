@@ -136,11 +136,13 @@ class Folders:
         self._first_root = None
 
     def _open_root(self) -> Folder:
+        # Another thread may make it while it is opened here: that loses nothing.
+        was_open = self._first_root is not None
         try:
             folder = Folder(os.open(self._root, FOLDER_FLAGS & ~os.O_NOFOLLOW))
         except FileNotFoundError as error:
             _refuse_loose_link(self._root)
-            if self._first_root is None:
+            if not was_open:
                 raise
             raise self._lost() from error
         if self._first_root is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,26 @@ def test_before_there_is_a_root_nothing_is_found(tmp_path: Path) -> None:
         store.get("a", limit_bytes=1)
     assert list(store.list("")) == []
     store.put("a", [b"1"], mode="create")
+    assert store.get("a", limit_bytes=1) == b"1"
+
+
+def test_a_root_that_another_thread_makes_meanwhile_was_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path / "later", make_runtime())
+    really_open = os.open
+
+    def open_too_early(path: str, flags: int, **options: Any) -> int:
+        try:
+            return really_open(path, flags, **options)
+        except FileNotFoundError:
+            monkeypatch.undo()
+            store.put("a", [b"1"], mode="create")
+            raise
+
+    monkeypatch.setattr(os, "open", open_too_early)
+    with pytest.raises(NotFound):
+        store.get("b", limit_bytes=1)
     assert store.get("a", limit_bytes=1) == b"1"
 
 
