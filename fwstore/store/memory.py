@@ -1,10 +1,11 @@
 """A store in the memory of this process, for tests, examples and simulation.
 
-Invariant: every change is one atomic operation of a dict, so a put is seen whole or not at all.
+Invariant: every change is made under one lock, so a put is seen whole or not at all.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Buffer
 
 from fwstore.base.errors import AlreadyExists, Corrupt, InvalidInput, LimitExceeded, NotFound
+from fwstore.sched.locks import Lock
 from fwstore.store.base import Capabilities, Mode, ObjectInfo, ReadInto
 from fwstore.store.naming import validate_key, validate_prefix
 from fwstore.store.ranges import resolve_range
@@ -32,11 +34,46 @@ class _Object:
     write_id: str | None
 
 
-_shared: dict[str, dict[str, _Object]] = {}
+class _Objects:
+    """Objects by key, and their keys in order: listing few of many does not look at all."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, _Object] = {}
+        self._keys: list[str] = []
+        self._lock = Lock()
+
+    def get(self, key: str) -> _Object | None:
+        """Return an object, if it is there."""
+        return self._found.get(key)
+
+    def put(self, key: str, made: _Object, *, replace: bool) -> bool:
+        """Take an object in; False where there is one that is not to be replaced."""
+        with self._lock:
+            if key not in self._found:
+                insort(self._keys, key)
+            elif not replace:
+                return False
+            self._found[key] = made
+            return True
+
+    def drop(self, key: str) -> None:
+        """Forget an object, if it is there."""
+        with self._lock:
+            if self._found.pop(key, None) is not None:
+                del self._keys[bisect_left(self._keys, key)]
+
+    def keys(self, prefix: str, start_after: str) -> list[str]:
+        """Return the keys that begin with a prefix, behind another key."""
+        with self._lock:
+            first = max(bisect_left(self._keys, prefix), bisect_right(self._keys, start_after))
+            return self._keys[first : bisect_left(self._keys, f"{prefix}\U0010ffff")]
+
+
+_shared: dict[str, _Objects] = {}
 
 
 class MemoryStore:
-    """Objects in a dict.
+    """Objects in memory.
 
     Args:
         runtime: Where time comes from.
@@ -46,7 +83,7 @@ class MemoryStore:
     def __init__(self, runtime: Runtime, name: str = "") -> None:
         self._clock = runtime.clock
         self._name = name
-        self._objects = _shared.setdefault(name, {}) if name else {}
+        self._objects = _shared.setdefault(name, _Objects()) if name else _Objects()
 
     def __repr__(self) -> str:
         return f"MemoryStore({self.url!r})"
@@ -67,9 +104,7 @@ class MemoryStore:
         """Write an object whole."""
         validate_key(key)
         made = _Object(b"".join(flat_views(buffers)), self._clock.wall(), write_id)
-        if mode == "overwrite":
-            self._objects[key] = made
-        elif self._objects.setdefault(key, made) is not made:
+        if not self._objects.put(key, made, replace=mode == "overwrite"):
             raise AlreadyExists(f"{key} exists in {self.url}")
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
@@ -108,10 +143,7 @@ class MemoryStore:
     ) -> Iterator[ObjectInfo]:
         """Yield objects whose key begins with `prefix`, in byte order of the keys."""
         validate_prefix(prefix)
-        keys = sorted(
-            key for key in list(self._objects) if key.startswith(prefix) and key > start_after
-        )
-        for key in keys[:limit]:
+        for key in self._objects.keys(prefix, start_after)[:limit]:
             found = self._objects.get(key)
             if found is not None:
                 yield _describe(key, found)
@@ -119,7 +151,7 @@ class MemoryStore:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is absent counts as deleted."""
         for key in keys:
-            self._objects.pop(validate_key(key), None)
+            self._objects.drop(validate_key(key))
 
     def upload(self, key: str) -> _MemoryUpload:
         """Begin a large object under a key that no one else writes."""
