@@ -16,6 +16,7 @@ from benchmarks.common.series import run
 from benchmarks.common.trial import Figures, Trial
 from benchmarks.descriptors import Job
 from benchmarks.fragments import World
+from fwstore.checkpoint.part import Part, encode_part
 from fwstore.format.root import LineageRef
 
 URL = "memory://growth"
@@ -79,7 +80,8 @@ def save(repository: fwstore.Repository, job: Job, meter: Meter) -> tuple[Figure
     run = repository.run("bench")
     ticket = run.begin_save()
     label = f"{ticket.name}@{ticket.generation}"
-    messages = list(job.messages(LineageRef(label, ticket.lineage), ticket.term))
+    brought = job.messages(LineageRef(label, ticket.lineage), ticket.term)
+    messages = [encode_part(Part(ticket.step, (message,))) for message in brought]
     meter.clear()
     started = time.process_time()
     checkpoint = run.commit_save(ticket, messages)

