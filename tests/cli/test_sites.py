@@ -5,60 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import fwstore
 from fwstore_cli.exits import ExitCode
 from fwstore_cli.main import run
-from support.commands import Outcome, make_state
-
-At = Callable[..., Outcome]
+from support.commands import Command, make_state
 
 
-@pytest.fixture
-def topology(tmp_path: Path) -> Path:
-    """Two sites, of which `near` has steps 10 and 20 of run gpt, and a witness."""
-    file = tmp_path / "sites.toml"
-    file.write_text(
-        """
-        name = "two"
-        [sites.near]
-        store = "near"
-        [sites.far]
-        store = "far"
-        [sites.third]
-        store = "third"
-        role = "witness"
-        [[links]]
-        from = "near"
-        to = "far"
-        cap = "80 Mbit/s"
-        """,
-        encoding="utf-8",
-    )
-    with fwstore.open(file, site="near") as opened, opened.run("gpt").writer() as writer:
-        for step in (10, 20):
-            writer.save(step, make_state(step)).result()
-    return file
-
-
-@pytest.fixture
-def at(topology: Path, capsys: pytest.CaptureFixture[str]) -> At:
-    """Runs one command in this process at a site."""
-
-    def run_command(site: str, *words: object) -> Outcome:
-        capsys.readouterr()
-        code = run([*map(str, words), "-C", str(topology), "--site", site])
-        shown = capsys.readouterr()
-        return Outcome(code, shown.out, shown.err)
-
-    return run_command
-
-
-def test_once_brings_everything_newest_first(at: At) -> None:
+def test_once_brings_everything_newest_first(at: Command) -> None:
     report = at("far", "replicate", "once", "--json").value
     assert [(c["run"], c["step"], c["source"]) for c in report["copied"]] == [
         ("gpt", 20, "near"),
@@ -69,7 +30,7 @@ def test_once_brings_everything_newest_first(at: At) -> None:
     assert "0 checkpoints brought" in at("far", "replicate", "once").errors
 
 
-def test_plan_and_explain_tell_why(at: At) -> None:
+def test_plan_and_explain_tell_why(at: Command) -> None:
     (plan,) = at("far", "replicate", "plan", "--json").value
     assert [(c["step"], c["reason"], c["from"]) for c in plan["copy"]] == [
         (20, "newest", ["near"]),
@@ -86,7 +47,7 @@ def test_plan_and_explain_tell_why(at: At) -> None:
     assert "will be copied" in at("far", "replicate", "explain", "gpt@10").output
 
 
-def test_a_plan_that_could_not_look_everywhere_says_so(at: At, topology: Path) -> None:
+def test_a_plan_that_could_not_look_everywhere_says_so(at: Command, topology: Path) -> None:
     at("far", "replicate", "once")
     shutil.rmtree(topology.parent / "near")
     with pytest.warns(UserWarning, match="near is silent"):
@@ -95,7 +56,7 @@ def test_a_plan_that_could_not_look_everywhere_says_so(at: At, topology: Path) -
     assert "near: site near is silent" in told.errors
 
 
-def test_status_tells_the_lag_before_and_after(at: At) -> None:
+def test_status_tells_the_lag_before_and_after(at: Command) -> None:
     before = at("near", "status", "--json").value
     assert [site["name"] for site in before["sites"]] == ["near", "far", "third"]
     assert before["links"][0] == {"source": "near", "target": "far", "cap": 10_000_000.0}
@@ -112,7 +73,7 @@ def test_status_tells_the_lag_before_and_after(at: At) -> None:
     assert at("near", "status", "--run", "other", "--json").value["runs"] == []
 
 
-def test_resume_plan_tells_where_bytes_come_from(at: At) -> None:
+def test_resume_plan_tells_where_bytes_come_from(at: Command) -> None:
     plan = at("far", "resume-plan", "gpt", "--json").value
     assert (plan["step"], [source["site"] for source in plan["sources"]]) == (20, ["far", "near"])
     assert plan["seconds"] == pytest.approx(plan["wan_bytes"] / 10_000_000)
@@ -123,7 +84,7 @@ def test_resume_plan_tells_where_bytes_come_from(at: At) -> None:
 
 
 def test_verify_heals_a_site_and_keeps_its_bad_bytes_until_they_are_removed(
-    at: At, tmp_path: Path
+    at: Command, tmp_path: Path
 ) -> None:
     at("far", "replicate", "once")
     far, near = tmp_path / "far", tmp_path / "near"
@@ -154,7 +115,7 @@ def test_verify_heals_a_site_and_keeps_its_bad_bytes_until_they_are_removed(
     assert "quarantine" not in at("far", "verify").errors
 
 
-def test_verify_tells_what_it_could_not_heal(at: At, tmp_path: Path) -> None:
+def test_verify_tells_what_it_could_not_heal(at: Command, tmp_path: Path) -> None:
     at("far", "replicate", "once")
     for site in ("near", "far"):
         next((tmp_path / site / "meta").rglob("leaf-*")).write_bytes(b"")
@@ -164,7 +125,7 @@ def test_verify_tells_what_it_could_not_heal(at: At, tmp_path: Path) -> None:
     assert "of them left" in left.errors
 
 
-def test_the_graph_tells_at_which_site_a_term_began(at: At, topology: Path) -> None:
+def test_the_graph_tells_at_which_site_a_term_began(at: Command, topology: Path) -> None:
     with fwstore.open(topology, site="far") as opened, opened.run("gpt").writer() as writer:
         writer.save(30, make_state(30)).result()
     for site in ("near", "far"):
@@ -174,7 +135,7 @@ def test_the_graph_tells_at_which_site_a_term_began(at: At, topology: Path) -> N
         assert [line[0] for line in drawn.splitlines()[1:]] == ["*", "=", "*", "*", "="]
 
 
-def test_a_worker_tells_events_and_writes_metrics(at: At, tmp_path: Path) -> None:
+def test_a_worker_tells_events_and_writes_metrics(at: Command, tmp_path: Path) -> None:
     metrics = tmp_path / "fwstore.prom"
     words = ("replicate", "worker", "--rounds", 2, "--every", "0s", "--metrics", metrics)
     told = at("far", *words, "--json")
@@ -189,34 +150,50 @@ def test_a_worker_tells_events_and_writes_metrics(at: At, tmp_path: Path) -> Non
     ]
     assert [event["step"] for event in events[1:3]] == [20, 10]
     assert {event["site"] for event in events} == {"far"}
-    text = metrics.read_text(encoding="utf-8")
-    assert "fwstore_replication_rounds_total 2\n" in text
-    assert 'fwstore_replication_copied_checkpoints_total{run="gpt",source="near"} 2\n' in text
-    assert 'fwstore_site_missing_checkpoints{run="gpt",site="far",age="1min"} 0\n' in text
-    assert 'fwstore_link_cap_bytes_per_second{source="near"} 10000000\n' in text
-    assert 'fwstore_site_newest_step{run="gpt",site="far"} 20\n' in text
-    assert 'fwstore_site_up{site="third"} 1\n' in text
-    check_exposition(text)
+    samples = samples_of(metrics.read_text(encoding="utf-8"))
+    assert samples["fwstore_replication_rounds_total", ()] == 2
+    assert samples["fwstore_replication_copied_checkpoints_total", ("gpt", "near")] == 2
+    assert samples["fwstore_site_missing_checkpoints", ("1min", "gpt", "far")] == 0
+    assert samples["fwstore_link_cap_bytes_per_second", ("near",)] == 10_000_000
+    assert samples["fwstore_site_newest_step", ("gpt", "far")] == 20
+    assert samples["fwstore_site_up", ("third",)] == 1
     assert [path.name for path in tmp_path.glob("*prom*")] == ["fwstore.prom"]
     assert "began" in at("far", "replicate", "worker", "--rounds", 1).errors
 
 
-def check_exposition(text: str) -> None:
-    """Every sample follows the help and the type of its family; names and labels are well formed."""
-    family = ""
-    for line in text.splitlines():
-        if line.startswith("# "):
-            _, keyword, family, rest = line.split(" ", 3)
-            assert keyword in ("HELP", "TYPE")
-            assert keyword == "HELP" or rest in ("gauge", "counter")
-            continue
-        match = re.fullmatch(r"([a-z_]+)(\{([a-z_]+=\"[^\"]*\",?)+\})? (\S+)", line)
-        assert match is not None, line
-        assert match[1] == family
-        float(match[4])
+def samples_of(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Return the samples of an exposition by name and by the values of their labels, in the order of the names of these."""
+    return {
+        (sample.name, tuple(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
-def test_a_site_that_is_gone_is_told_and_tried_again(at: At, topology: Path) -> None:
+def test_a_worker_tells_metrics_to_whoever_asks(topology: Path) -> None:
+    command = [sys.executable, "-m", "fwstore_cli", "replicate", "worker", "--every", "0.2s"]
+    where = ["-C", str(topology), "--site", "far", "--json", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen([*command, *where], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        events = map(json.loads, worker.stdout)
+        port = next(event["port"] for event in events if event["event"] == "listening")
+        next(event for event in events if event["event"] == "round")
+        url = f"http://127.0.0.1:{port}/metrics"
+        while not (samples := samples_of(urlopen(url, timeout=30).read().decode())):
+            pass
+        worker.terminate()
+        assert worker.wait(60) == 130
+    assert samples["fwstore_site_newest_step", ("gpt", "far")] == 20
+
+
+@pytest.mark.parametrize("address", ["9464x", "here:", "1.2.3.4:99999", ":9464", ""])
+def test_where_to_listen_must_be_an_address(at: Command, address: str) -> None:
+    refused = at("far", "replicate", "worker", "--rounds", 1, "--listen", address)
+    assert refused.code == ExitCode.USAGE
+    assert "no address to listen at" in refused.errors
+
+
+def test_a_site_that_is_gone_is_told_and_tried_again(at: Command, topology: Path) -> None:
     at("far", "replicate", "once")
     near = topology.parent / "near"
     gone = topology.parent / "elsewhere"
@@ -254,7 +231,7 @@ def test_a_site_must_be_named_where_there_are_several(
     assert run(["ls", "-C", str(topology), "--site", "third"]) == ExitCode.USAGE
 
 
-def test_metrics_that_cannot_be_written_are_told(at: At, tmp_path: Path) -> None:
+def test_metrics_that_cannot_be_written_are_told(at: Command, tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "fwstore.prom"
     told = at("far", "replicate", "worker", "--rounds", 1, "--metrics", path)
     assert told.code == 0

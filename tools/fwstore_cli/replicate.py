@@ -124,6 +124,12 @@ def worker(
         Path | None,
         typer.Option("--metrics", metavar="PATH", help="Write Prometheus metrics to this file."),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen", metavar="HOST:PORT", help="Tell Prometheus metrics at /metrics there."
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option("--rounds", min=0, help="End after so many rounds; 0: never.")
     ] = 0,
@@ -132,9 +138,9 @@ def worker(
 
     A worker keeps nothing: it may be killed at any time, and another one goes on. With --json every
     event is one line of JSON on standard output. The metrics file suits the textfile collector of
-    the Prometheus node exporter.
+    the Prometheus node exporter; with --listen Prometheus asks the worker itself.
     """
-    options = WorkerOptions(run, parse_duration(every), metrics, rounds)
+    options = WorkerOptions(run, parse_duration(every), metrics, listen, rounds)
     with session.repository() as repository:
         Worker(session, repository, options).work()
 

@@ -5,13 +5,26 @@ Invariant: no trouble ends a worker, and none is kept to itself: each is an even
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fwstore import FwstoreError, ReplicationReport, Repository, format_duration, format_size
-from fwstore_cli.metrics import Totals, exposition, write_metrics
+from fwstore import (
+    FwstoreError,
+    ReplicationReport,
+    Repository,
+    Unsupported,
+    format_duration,
+    format_size,
+)
 from fwstore_cli.session import Session
+from fwstore_cli.totals import Totals
+
+if TYPE_CHECKING:
+    from fwstore_cli.metrics import Measurements
 
 # Events and metrics come, and new runs are found, at least so often, and after every checkpoint that takes longer.
 _ROUND_AT_MOST = "60s"
@@ -24,13 +37,15 @@ class WorkerOptions:
     Attributes:
         runs: Names of runs; None for all.
         pause_s: After a round.
-        metrics: Where the metrics go, if anywhere.
+        metrics: The file into which the metrics go, if any.
+        listen: HOST:PORT where they are told to whoever asks, if anywhere.
         rounds: How many times all that can be brought is brought; 0 for no end.
     """
 
     runs: list[str] | None
     pause_s: float
     metrics: Path | None
+    listen: str | None
     rounds: int
 
 
@@ -41,6 +56,9 @@ class Worker:
         session: Where events are told.
         repository: Of the site.
         options: What was asked for.
+
+    Raises:
+        Unsupported: Metrics are asked for, and prometheus-client is not installed.
     """
 
     def __init__(self, session: Session, repository: Repository, options: WorkerOptions) -> None:
@@ -48,10 +66,30 @@ class Worker:
         self._repository = repository
         self._options = options
         self._totals = Totals()
+        self._measurements = _measurements(options)
 
     def work(self) -> None:
-        """Do the rounds; ends after as many as were asked for, or when it is interrupted."""
-        self._tell("began", f"bringing to {self._repository.site} what other sites have")
+        """Do the rounds; ends after as many as were asked for, or when it is interrupted.
+
+        Raises:
+            InvalidInput: Where to listen is no address.
+            FwstoreError: Nobody can listen there.
+        """
+        with self._listening():
+            self._tell("began", f"bringing to {self._repository.site} what other sites have")
+            self._rounds()
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        address = self._options.listen
+        if self._measurements is None or address is None:
+            yield
+            return
+        with self._measurements.served(address) as port:
+            self._tell("listening", f"metrics are told at port {port}", port=port)
+            yield
+
+    def _rounds(self) -> None:
         rounds = 0
         while True:
             more = self._round()
@@ -110,12 +148,13 @@ class Worker:
             )
 
     def _measure(self) -> None:
-        if self._options.metrics is None:
+        if self._measurements is None:
             return
         try:
             status = self._repository.status(runs=self._options.runs)
-            text = exposition(self._totals, self._repository, status)
-            write_metrics(self._options.metrics, text)
+            self._measurements.measure(self._totals, self._repository, status)
+            if self._options.metrics is not None:
+                self._measurements.write(self._options.metrics)
         except FwstoreError as error:
             # What cannot be measured now is measured after the next round.
             self._tell("unmeasured", error.message, code=error.code)
@@ -129,3 +168,13 @@ class Worker:
             )
         else:
             self._session.say(f"{event}: {message}")
+
+
+def _measurements(options: WorkerOptions) -> Measurements | None:
+    if options.metrics is None and options.listen is None:
+        return None
+    if find_spec("prometheus_client") is None:
+        raise Unsupported("metrics need prometheus-client: pip install 'fwstore[metrics]'")
+    from fwstore_cli.metrics import Measurements
+
+    return Measurements()
