@@ -11,7 +11,7 @@ BUGS ?=
 DAMAGE ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-for-pyproject
-QUESTIONS := save lazy cuda load unchanged memory gil s3 ranks growth planning history records fragments tiles wan
+QUESTIONS := save lazy cuda load unchanged memory gil s3 ranks growth planning history records fragments tiles wan takeover killed torn
 SOURCES := fwstore integrations tools tests benchmarks
 
 .DEFAULT_GOAL := help

@@ -5,27 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from benchmarks.common.bed import make_bed
+from benchmarks.common.gateway import warm_gateway
 from benchmarks.common.question import Figure, Mark, Question
 from benchmarks.common.series import run
 from benchmarks.common.trial import Figures, Trial
-from benchmarks.movers import MOVERS
+from benchmarks.movers import COPIERS, FLOOR, MOVERS, OURS
+from benchmarks.movers.base import half_changed, same_bytes
 from benchmarks.peers.floors import Bytes
 
-OURS, FLOOR = "fwstore", "plain requests"
-PEERS = ("rclone", "rclone tuned", "s5cmd", "s5cmd tuned", "aws s3 sync", "aws s3 sync tuned")
 SLOW, FAST = 300e6, 1e9
 NEAR, FAR = 0.020, 0.080
-TENSORS = 32
 SERIES = 8
 
 QUESTION = Question(
     name="wan",
     title="How soon is a checkpoint at another site?",
-    subjects=(OURS, FLOOR, *PEERS),
+    subjects=(OURS, FLOOR, *COPIERS),
     floors=(FLOOR,),
     figures=(
         Figure("cold_s", "one checkpoint, 300 Mbit/s, 20 ms"),
@@ -36,19 +36,19 @@ QUESTION = Question(
         Figure("series_bytes", "bytes on the link for them", "x logical"),
     ),
     marks=(
-        Mark(OURS, "cold_s", 1.05, PEERS),
+        Mark(OURS, "cold_s", 1.05, COPIERS),
         Mark(OURS, "cold_line", 1.15),
-        Mark(OURS, "far_s", 1.05, PEERS),
-        Mark(OURS, "fast_s", 1.05, PEERS),
-        Mark(OURS, "series_s", 0.6, PEERS),
-        Mark(OURS, "series_bytes", 0.6, PEERS),
+        Mark(OURS, "far_s", 1.05, COPIERS),
+        Mark(OURS, "fast_s", 1.05, COPIERS),
+        Mark(OURS, "series_s", 0.6, COPIERS),
+        Mark(OURS, "series_bytes", 0.6, COPIERS),
     ),
     gigabytes=0.3,
     repeats=5,
     note=(
-        "From one moto server to another over a shaping proxy, which counts what crosses it. Random bytes. The tools move the files of "
+        "From one bucket of a Ceph gateway to another over a shaping proxy, which counts what crosses it. Random bytes. The tools move the files of "
         "checkpoints, fwstore moves checkpoints: it verifies them, publishes each when it is whole, and knows bytes that it has. s5cmd and aws "
-        "copy in two hops through memory. The line is what the bytes take at the rate of the link."
+        "copy in two hops by way of a folder. The line is what the bytes take at the rate of the link."
     ),
 )
 
@@ -64,10 +64,11 @@ class Cost:
 def measure(trial: Trial) -> Figures:
     """Copy one checkpoint over three links, and a series over one."""
     size = trial.size_bytes
-    cold = _copy(trial, [size], SLOW, NEAR)
-    far = _copy(trial, [size], SLOW, FAR)
-    fast = _copy(trial, [size], FAST, NEAR)
-    series = _copy(trial, [size // 4] * SERIES, SLOW, NEAR)
+    with warm_gateway() as gateway:
+        cold = _copy(trial, gateway, [size], (SLOW, NEAR))
+        far = _copy(trial, gateway, [size], (SLOW, FAR))
+        fast = _copy(trial, gateway, [size], (FAST, NEAR))
+        series = _copy(trial, gateway, [size // 4] * SERIES, (SLOW, NEAR))
     return {
         "cold_s": cold.seconds,
         "cold_line": cold.seconds / (size * 8 / SLOW),
@@ -78,29 +79,21 @@ def measure(trial: Trial) -> Figures:
     }
 
 
-def _copy(trial: Trial, sizes: Sequence[int], bits_per_s: float, round_trip_s: float) -> Cost:
+def _copy(trial: Trial, gateway: Any, sizes: Sequence[int], link: tuple[float, float]) -> Cost:
     """Save checkpoints at the source, then copy them all; every byte of the newest is compared."""
     mover = MOVERS[trial.subject].make(trial.folder)
     random = np.random.default_rng(len(sizes))
     state: list[Bytes] = []
-    with make_bed(bits_per_s=bits_per_s, round_trip_s=round_trip_s) as bed:
+    with make_bed(gateway, *link) as (bed, wire):
         for step, size in enumerate(sizes):
-            state = _changed(state, size, random)
+            state = half_changed(state, size, random)
             mover.save(bed, state, step)
-        before, started = bed.wire.passed(), time.perf_counter()
+        before, started = wire.passed(), time.perf_counter()
         mover.copy(bed)
-        cost = Cost(time.perf_counter() - started, bed.wire.passed() - before)
-        if not mover.check(bed, state, len(sizes) - 1):
+        cost = Cost(time.perf_counter() - started, wire.passed() - before)
+        if not same_bytes(mover.newest(bed), state, len(sizes) - 1):
             raise SystemExit(f"{trial.subject} did not bring what was saved")
     return cost
-
-
-def _changed(state: Sequence[Bytes], size: int, random: np.random.Generator) -> list[Bytes]:
-    """Return tensors of random bytes of which every second one is what it was."""
-    fresh = [random.integers(0, 256, size // TENSORS, np.uint8) for _ in range(TENSORS)]
-    return [
-        state[number] if state and number % 2 else tensor for number, tensor in enumerate(fresh)
-    ]
 
 
 if __name__ == "__main__":

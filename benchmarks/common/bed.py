@@ -1,4 +1,4 @@
-"""Two object stores and the link between them: moto servers and a shaping proxy, each in a process of its own.
+"""Two buckets of a Ceph gateway and the link between them: a shaping proxy in a process of its own.
 
 Invariant: whoever copies reads the source over the link and nothing else crosses it; what crossed is counted on the wire,
 requests and repetitions included.
@@ -6,18 +6,16 @@ requests and repetitions included.
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.common.gateway import add_tests
-
-BUCKET = "bed"
+from benchmarks.common.gateway import client_of
 
 
 @dataclass(frozen=True)
@@ -40,42 +38,54 @@ class Wire:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A bucket and one way to it."""
+
+    endpoint: str
+    bucket: str
+
+    @property
+    def url(self) -> str:
+        """Of a repository there."""
+        return f"s3://{self.bucket}/store?endpoint={self.endpoint}"
+
+    def client(self) -> Any:
+        """Return a plain client of the bucket."""
+        return client_of(self.endpoint, self.bucket)
+
+
+@dataclass(frozen=True)
 class Bed:
     """A source and a target.
 
     Attributes:
-        source: Endpoint of the source without the link: only to fill it.
-        far: The same over the link.
-        target: Endpoint of the target.
-        wire: The link.
+        source: Without the link: only to fill it.
+        far: The same bucket over the link.
+        target: Where everything is to be.
     """
 
-    source: str
-    far: str
-    target: str
-    wire: Wire
+    source: Place
+    far: Place
+    target: Place
 
-    def store(self, endpoint: str) -> Any:
-        """Return a plain client of the bucket at an endpoint."""
-        from obstore.store import S3Store
+    def as_json(self) -> str:
+        """Describe it to another process."""
+        return json.dumps(asdict(self))
 
-        return S3Store(BUCKET, endpoint=endpoint, client_options={"allow_http": True})
+
+def bed_from_json(text: str) -> Bed:
+    """Return the bed that `as_json` described."""
+    return Bed(**{name: Place(**place) for name, place in json.loads(text).items()})
 
 
 @contextmanager
-def make_bed(*, bits_per_s: float, round_trip_s: float) -> Iterator[Bed]:
-    """Run two servers with an empty bucket each, and the link, until the block ends."""
-    add_tests()
-    from support.moto import serve_moto
-
-    with ExitStack() as stack:
-        source, target = (stack.enter_context(serve_moto()) for _ in range(2))
-        os.environ |= {k: v for k, v in source.environment.items() if k != "AWS_ENDPOINT_URL"}
-        for server in (source, target):
-            server.make_bucket(BUCKET)
-        port = int(source.endpoint.rpartition(":")[2])
-        wire = stack.enter_context(_wire(port, bits_per_s / 8, round_trip_s / 2))
-        yield Bed(source.endpoint, f"http://127.0.0.1:{wire.port}", target.endpoint, wire)
+def make_bed(gateway: Any, bits_per_s: float, round_trip_s: float) -> Iterator[tuple[Bed, Wire]]:
+    """Make two empty buckets of a running gateway, and a link that lasts until the block ends."""
+    source, target = (Place(gateway.endpoint, gateway.make_bucket()) for _ in range(2))
+    port = int(gateway.endpoint.rpartition(":")[2])
+    with _wire(port, bits_per_s / 8, round_trip_s / 2) as wire:
+        far = Place(f"http://127.0.0.1:{wire.port}", source.bucket)
+        yield Bed(source, far, target), wire
 
 
 @contextmanager

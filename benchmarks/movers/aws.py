@@ -1,14 +1,12 @@
-"""aws s3 sync, which copies between two endpoints in two hops."""
+"""aws s3 sync, which copies between two endpoints by way of a folder."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from benchmarks.common.bed import BUCKET, Bed
+from benchmarks.common.bed import Bed, Place
 from benchmarks.movers.base import Mover, run_tool
 
-_MEMORY = "/dev/shm"
 _TUNED = "[default]\ns3 =\n  max_concurrent_requests = 64\n  max_queue_size = 10000\n"
 
 
@@ -22,10 +20,11 @@ class Aws(Mover):
 
     def copy(self, bed: Bed) -> None:
         """Fetch everything, then put everything."""
-        with tempfile.TemporaryDirectory(dir=_MEMORY) as hop:
-            self._run(bed.far, f"s3://{BUCKET}", hop)
-            self._run(bed.target, hop, f"s3://{BUCKET}")
+        # What is killed goes on from there.
+        hop = str(self.folder / bed.target.bucket)
+        self._run(bed.far, f"s3://{bed.far.bucket}", hop)
+        self._run(bed.target, hop, f"s3://{bed.target.bucket}")
 
-    def _run(self, endpoint: str, source: str, target: str) -> None:
-        command = ["--endpoint-url", endpoint, "s3", "sync", source, target, "--quiet"]
+    def _run(self, place: Place, source: str, target: str) -> None:
+        command = ["--endpoint-url", place.endpoint, "s3", "sync", source, target, "--quiet"]
         run_tool("aws", command, {"AWS_CONFIG_FILE": str(self._configuration)})

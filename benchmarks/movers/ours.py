@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 import fwstore
-from benchmarks.common.bed import BUCKET, Bed
-from benchmarks.movers.base import Mover
+from benchmarks.common.bed import Bed
+from benchmarks.movers.base import Mover, sizes_at
 from benchmarks.peers.floors import Bytes
 
 _RUN = "run"
+_PACKS = "store/packs/"
 
 
 class Fwstore(Mover):
@@ -28,23 +30,39 @@ class Fwstore(Mover):
         with self._open(bed, "target") as repository:
             repository.replicate()
 
-    def check(self, bed: Bed, checkpoint: Sequence[Bytes], step: int) -> bool:
+    def take_over(self, bed: Bed) -> tuple[int, Bytes] | None:
+        """Load as the job does that goes on at the target, while bytes are still missing there."""
+        with self._open(bed, "target") as repository, repository.run(_RUN).writer() as writer:
+            return _loaded(writer.base)
+
+    def newest(self, bed: Bed) -> tuple[int, Bytes] | None:
         """Load at the target alone."""
-        with fwstore.open(_url(bed.target)) as repository:
-            found = repository.run(_RUN)[step].load()
-        return all(
-            np.array_equal(found[str(number)], tensor) for number, tensor in enumerate(checkpoint)
+        with fwstore.open(bed.target.url) as repository:
+            try:
+                return _loaded(repository.run(_RUN).latest())
+            except fwstore.NotFound:
+                return None
+
+    def strangers(self, bed: Bed) -> int:
+        """Return the packs that the source does not have; logs are of their own site."""
+        here, there = (
+            {item for item in sizes_at(place).items() if item[0].startswith(_PACKS)}
+            for place in (bed.target, bed.source)
         )
+        return len(here - there)
 
     def _open(self, bed: Bed, site: str) -> fwstore.Repository:
         # Whoever is at the source reaches it directly.
         source = bed.source if site == "source" else bed.far
         path = self.folder / f"{site}.toml"
         path.write_text(
-            f'[sites.source]\nstore = "{_url(source)}"\n\n[sites.target]\nstore = "{_url(bed.target)}"\n'
+            f'[sites.source]\nstore = "{source.url}"\n\n[sites.target]\nstore = "{bed.target.url}"\n'
         )
         return fwstore.open(path, site=site)
 
 
-def _url(endpoint: str) -> str:
-    return f"s3://{BUCKET}/store?endpoint={endpoint}"
+def _loaded(checkpoint: fwstore.Checkpoint | None) -> tuple[int, Bytes] | None:
+    if checkpoint is None:
+        return None
+    state: Mapping[str, Any] = checkpoint.load()
+    return checkpoint.step, np.concatenate([state[name] for name in sorted(state, key=int)])

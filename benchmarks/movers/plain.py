@@ -18,7 +18,7 @@ class Plain(Mover):
 
     def copy(self, bed: Bed) -> None:
         """Fetch the pieces of every object at once; put it when it is whole."""
-        far, target = bed.store(bed.far), bed.store(bed.target)
+        far, target = bed.far.client(), bed.target.client()
         objects = [entry for page in obstore.list(far) for entry in page]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.common.bed import BUCKET, Bed
+from benchmarks.common.bed import Bed
 from benchmarks.movers.base import Mover, run_tool
 
 _TUNED = "--transfers 32 --multi-thread-streams 8 --s3-chunk-size 16M --s3-upload-concurrency 8 --checksum --fast-list"
@@ -22,14 +22,14 @@ class Rclone(Mover):
         remotes = {"SOURCE": bed.far, "TARGET": bed.target}
         environment = {
             f"RCLONE_CONFIG_{remote}_{name}": value
-            for remote, endpoint in remotes.items()
+            for remote, place in remotes.items()
             for name, value in {
                 "TYPE": "s3",
-                "PROVIDER": "Other",
+                "PROVIDER": "Ceph",
                 "ENV_AUTH": "true",
-                "ENDPOINT": endpoint,
+                "ENDPOINT": place.endpoint,
                 "FORCE_PATH_STYLE": "true",
             }.items()
         }
-        places = [f"source:{BUCKET}", f"target:{BUCKET}"]
+        places = [f"{name.lower()}:{place.bucket}" for name, place in remotes.items()]
         run_tool("rclone", ["copy", *places, "--config", "", *self._options], environment)
