@@ -6,8 +6,9 @@ Invariant: every change is made under one lock, so a put is seen whole or not at
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from typing_extensions import Buffer
@@ -34,42 +35,51 @@ class _Object:
     write_id: str | None
 
 
-class _Objects:
+class Objects(MutableMapping[str, _Object]):
     """Objects by key, and their keys in order: listing few of many does not look at all."""
 
-    def __init__(self) -> None:
-        self._found: dict[str, _Object] = {}
-        self._keys: list[str] = []
+    def __init__(self, found: Mapping[str, _Object] = MappingProxyType({})) -> None:
+        self._found = dict(found)
+        self._keys = sorted(self._found)
         self._lock = Lock()
 
-    def get(self, key: str) -> _Object | None:
-        """Return an object, if it is there."""
-        return self._found.get(key)
+    def __getitem__(self, key: str) -> _Object:
+        return self._found[key]
 
-    def put(self, key: str, made: _Object, *, replace: bool) -> bool:
-        """Take an object in; False where there is one that is not to be replaced."""
+    def __setitem__(self, key: str, made: _Object) -> None:
         with self._lock:
             if key not in self._found:
                 insort(self._keys, key)
-            elif not replace:
+            self._found[key] = made
+
+    def __delitem__(self, key: str) -> None:
+        with self._lock:
+            del self._found[key]
+            del self._keys[bisect_left(self._keys, key)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.within(""))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def create(self, key: str, made: _Object) -> bool:
+        """Take an object in; False where there is one."""
+        with self._lock:
+            if key in self._found:
                 return False
+            insort(self._keys, key)
             self._found[key] = made
             return True
 
-    def drop(self, key: str) -> None:
-        """Forget an object, if it is there."""
-        with self._lock:
-            if self._found.pop(key, None) is not None:
-                del self._keys[bisect_left(self._keys, key)]
-
-    def keys(self, prefix: str, start_after: str) -> list[str]:
-        """Return the keys that begin with a prefix, behind another key."""
+    def within(self, prefix: str, start_after: str = "") -> list[str]:
+        """Return the keys that begin with a prefix, behind another key, in order."""
         with self._lock:
             first = max(bisect_left(self._keys, prefix), bisect_right(self._keys, start_after))
             return self._keys[first : bisect_left(self._keys, f"{prefix}\U0010ffff")]
 
 
-_shared: dict[str, _Objects] = {}
+_shared: dict[str, Objects] = {}
 
 
 class MemoryStore:
@@ -83,7 +93,7 @@ class MemoryStore:
     def __init__(self, runtime: Runtime, name: str = "") -> None:
         self._clock = runtime.clock
         self._name = name
-        self._objects = _shared.setdefault(name, _Objects()) if name else _Objects()
+        self._objects = _shared.setdefault(name, Objects()) if name else Objects()
 
     def __repr__(self) -> str:
         return f"MemoryStore({self.url!r})"
@@ -104,7 +114,9 @@ class MemoryStore:
         """Write an object whole."""
         validate_key(key)
         made = _Object(b"".join(flat_views(buffers)), self._clock.wall(), write_id)
-        if not self._objects.put(key, made, replace=mode == "overwrite"):
+        if mode == "overwrite":
+            self._objects[key] = made
+        elif not self._objects.create(key, made):
             raise AlreadyExists(f"{key} exists in {self.url}")
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
@@ -143,7 +155,7 @@ class MemoryStore:
     ) -> Iterator[ObjectInfo]:
         """Yield objects whose key begins with `prefix`, in byte order of the keys."""
         validate_prefix(prefix)
-        for key in self._objects.keys(prefix, start_after)[:limit]:
+        for key in self._objects.within(prefix, start_after)[:limit]:
             found = self._objects.get(key)
             if found is not None:
                 yield _describe(key, found)
@@ -151,7 +163,7 @@ class MemoryStore:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is absent counts as deleted."""
         for key in keys:
-            self._objects.drop(validate_key(key))
+            self._objects.pop(validate_key(key), None)
 
     def upload(self, key: str) -> _MemoryUpload:
         """Begin a large object under a key that no one else writes."""

@@ -15,7 +15,7 @@ from fwstore.base.errors import AlreadyExists
 from fwstore.format.keys import SITE_KEY
 from fwstore.format.site import FORMAT_MAJOR, FORMAT_MINOR, SiteObject, encode_site, parse_site
 from fwstore.store.base import Mode
-from fwstore.store.memory import MemoryStore
+from fwstore.store.memory import MemoryStore, Objects
 from fwstore.store.memory import _Object as Stored
 from sim.baton import Baton
 
@@ -40,7 +40,7 @@ class Place(MemoryStore):
         self._judge = judge
         self._metadata = metadata
         self._name = name
-        self._objects: dict[str, Stored] = {}
+        self._objects = Objects()
         self._changed: dict[str, tuple[float, Stored | None]] = {}
 
     def found(self) -> None:
@@ -87,7 +87,7 @@ class Place(MemoryStore):
         """Lose everything, at once and for good."""
         for key, before in self._objects.items():
             self._changed[key] = (self._baton.now, before)
-        self._objects = {}
+        self._objects = Objects()
 
     def past(self, age_s: float) -> Past:
         """Return the store as it was some time ago."""
@@ -99,7 +99,7 @@ class Past(MemoryStore):
 
     def __init__(self, place: Place, when: float) -> None:
         self._name = place.name
-        self._objects = dict(place._objects)
+        self._objects = Objects(place._objects)
         for key, (changed, before) in place._changed.items():
             if changed > when:
                 if before is None:
