@@ -36,6 +36,8 @@ from fwstore.store.create import create_once
 Make = Callable[[Fold], AnyBody | None]
 
 _SPECULATE = 8
+# Whoever finds news asks for so many times as much in the next round.
+_FOLLOWED = 8
 _SUMMARIES_TRIED = 3
 _LOST_SLOTS_MAX = 200
 
@@ -80,6 +82,25 @@ class Log:
         with self._lock:
             self._refresh()
             return self.fold
+
+    def confirm(self) -> bool:
+        """Read on from the newest slot that is known, and that one again, in one round.
+
+        Returns:
+            Whether the log still holds the same record there; otherwise nothing has changed here.
+
+        Raises:
+            Corrupt: A slot is damaged or missing; the message names its key.
+        """
+        with self._lock:
+            seq = self.fold.seq
+            known, *following = self._slots.read(seq, seq + 1)
+            if known is None or record_digest(self._slots.parse(seq, known)) != self.fold.digest:
+                return False
+            if self._apply(following):
+                self._follow(_FOLLOWED)
+            self._unsettled = False
+            return True
 
     def begin_at(self, fold: Fold) -> None:
         """Go on from a state that somebody found in this log before, and that was compared with its slot."""
@@ -257,7 +278,7 @@ class Log:
             first = self.fold.seq + 1
             if self._apply(self._slots.read(first, first + batch - 1)) < batch:
                 return
-            batch = min(batch * 8, BATCH_MAX)
+            batch = min(batch * _FOLLOWED, BATCH_MAX)
 
     def _apply(self, slots: Sequence[bytes | None]) -> int:
         for index, slot in enumerate(slots):

@@ -214,7 +214,7 @@ class Copier:
     def _copy_one(self, copy: PackCopy) -> CopyTally:
         here = self._find_whole(copy)
         if here is not None:
-            self._drop_staged(copy, here[:-1])
+            self._drop_staged(copy, here)
             return CopyTally(packs_found=1, bytes_found=copy.info.size)
         job = self._job(copy, copy.supplies)
         shape = self._shape(job)
@@ -229,7 +229,7 @@ class Copier:
         except BaseException:
             upload.abort()
             raise
-        self._drop_staged(copy, parts[:-1])
+        self._drop_staged(copy, parts)
         job.tally.packs = 1
         return job.tally
 
@@ -237,7 +237,8 @@ class Copier:
         self, job: _Job, shape: PackShape, parts: Sequence[Part], upload: Upload
     ) -> None:
         """Write the parts of a pack in order; while one is written the next is on its way, where memory allows that."""
-        held, staged = 0, len(parts) > 1
+        kept = _kept(parts)
+        held, staged = 0, bool(kept)
         arrived: _Arrived | None = None
         try:
             for part, following in zip_longest(parts, parts[1:]):
@@ -247,7 +248,7 @@ class Copier:
                     arrived = self._arrive(job, shape, part, staged=staged)
                 # Parts are staged in order, so behind the first that is not there none is.
                 staged = arrived.staged
-                put = partial(self._put, job.copy, part, arrived, upload, last=following is None)
+                put = partial(self._put, job.copy, part, arrived, upload, keep=part in kept)
                 work: list[Callable[[], _Arrived | None]] = [put]
                 if following is not None and self._budget.try_acquire(following.length):
                     held += following.length
@@ -267,10 +268,10 @@ class Copier:
         return _Arrived(self._fetch(job, shape, part), staged=False)
 
     def _put(
-        self, copy: PackCopy, part: Part, arrived: _Arrived, upload: Upload, *, last: bool
+        self, copy: PackCopy, part: Part, arrived: _Arrived, upload: Upload, *, keep: bool
     ) -> None:
         """Write a part, and keep it for whoever goes on if this process dies."""
-        if not (arrived.staged or last):
+        if keep and not arrived.staged:
             self._stage(copy, part, arrived.content)
         upload.write([arrived.content])
 
@@ -374,12 +375,18 @@ class Copier:
         self._store.put(key, [content], mode="overwrite")
 
     def _drop_staged(self, copy: PackCopy, parts: Sequence[Part]) -> None:
-        if parts:
+        kept = _kept(parts)
+        if kept:
             # What cannot be deleted now goes with the next collection.
             with suppress(FwstoreError):
                 self._store.delete(
-                    [staged_part(copy.key, part.offset, part.length) for part in parts]
+                    [staged_part(copy.key, part.offset, part.length) for part in kept]
                 )
+
+
+def _kept(parts: Sequence[Part]) -> Sequence[Part]:
+    """Return the parts of a pack that are staged: when the last but one is written the last is on its way, and the pack nearly done."""
+    return parts[:-2]
 
 
 def _told(error: FwstoreError, supply: Supply, key: str) -> FwstoreError:

@@ -16,7 +16,6 @@ from fwstore.base.errors import (
 )
 from fwstore.format.heard import HEARD_BYTES_MAX, Heard, encode_heard, parse_heard
 from fwstore.format.lineage import Lineage
-from fwstore.format.record import record_digest
 from fwstore.log.fold import Fold
 from fwstore.log.lineage import open_log
 from fwstore.log.log import Log
@@ -52,7 +51,7 @@ class Listener:
         self._logs: dict[str, tuple[Log, int]] = {}
 
     def hear(self, site: Site, *, keep: bool = True) -> Log:
-        """Return the log of a site, read to its end: two requests to the site where nothing is new.
+        """Return the log of a site, read to its end: one round of two requests to the site where nothing is new.
 
         Args:
             site: Whose log.
@@ -65,9 +64,10 @@ class Listener:
         """
         known = self._logs.get(site.uuid)
         log, before = known if known is not None else self._begin(site)
-        if log.fold.seq >= 0:
-            self._compare(site, log)
-        log.refresh()
+        if log.fold.seq < 0:
+            log.refresh()
+        elif not log.confirm():
+            raise self._diverged(site, log)
         kept = before
         if keep and log.fold.seq > before:
             self._keep(site, log.fold)
@@ -93,16 +93,14 @@ class Listener:
         mine = (self.lineage.lineage, site.uuid)
         return heard if heard is not None and (heard.lineage, heard.site) == mine else None
 
-    def _compare(self, site: Site, log: Log) -> None:
-        fold = log.fold
-        record = next(log.records(fold.seq, fold.seq), None)
-        if record is not None and record_digest(record) == fold.digest:
-            return
+    def _diverged(self, site: Site, log: Log) -> Conflict:
         # Read anew by whoever asks next, should the store be brought forward again.
         self._logs.pop(site.uuid, None)
-        found = "ends before it" if record is None else "holds another record there"
-        raise Conflict(
-            f"slot {fold.seq} of the log of {self.lineage.keys.label} was heard at {site.name}, and now the log "
+        seq = log.fold.seq
+        ended = next(log.records(seq, seq), None) is None
+        found = "ends before it" if ended else "holds another record there"
+        return Conflict(
+            f"slot {seq} of the log of {self.lineage.keys.label} was heard at {site.name}, and now the log "
             f"{found}: the store was restored from an older backup, or is another one. Nothing is taken "
             f"from it. Bring its newer slots back, or, if they are lost for good, delete {self._key(site)} in "
             f"{self._own.url}"

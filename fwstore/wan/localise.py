@@ -26,17 +26,19 @@ from fwstore.plan.mark import next_incarnation
 
 @dataclass(frozen=True, slots=True)
 class RemoteManifest:
-    """A manifest as it stands at its source, verified; the leaves are read when they are copied.
+    """A manifest as it stands at its source, verified.
 
     Attributes:
         root: What the root says.
         stored: Its bytes.
         parts: Of the pack table: their bytes and their rows.
+        leaves: Their bytes.
     """
 
     root: Root
     stored: bytes
     parts: tuple[tuple[bytes, tuple[PackInfo, ...]], ...]
+    leaves: tuple[bytes, ...]
 
     def rows(self) -> list[PackInfo]:
         """Return every pack, by number."""

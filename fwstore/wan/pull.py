@@ -27,7 +27,7 @@ from fwstore.content.verified import Origin, read_object
 from fwstore.format.groups import GroupRange, groups_cover, groups_meet
 from fwstore.format.packtable import PackInfo, parse_pack_table
 from fwstore.format.record import AnyBody, Hold, ObjectRef, Unpin
-from fwstore.format.root import parse_root
+from fwstore.format.root import LeafRef, PackTableRef, parse_root
 from fwstore.format.summary import CondemnEntry, HoldEntry, SnapshotEntry
 from fwstore.log.condemned import condemned_among, read_condemned
 from fwstore.log.fold import Fold, uses_elsewhere, uses_of
@@ -251,23 +251,38 @@ class Puller:
         return Prepared(offer, groups, remote, local, packs)
 
     def _read_manifest(self, offer: Offer) -> RemoteManifest:
-        """Return the manifest as its source has it."""
+        """Return the manifest as its source has it: two rounds, since the record names root and tables."""
         keys, entry = self.log.keys, offer.entry
-        stored = self._fetch(offer, keys.root(entry.id), entry.root.digest, entry.root.size)
+        named = [(keys.root(entry.id), entry.root)]
+        if not entry.holds:
+            named += [(keys.pack_table(entry.id, n), ref) for n, ref in enumerate(entry.tables)]
+
+        def read_named(one: tuple[str, ObjectRef]) -> bytes:
+            return self._fetch(offer, one[0], one[1].digest, one[1].size)
+
+        stored, *tables = self._runtime.scheduler.map(read_named, named)
         root = parse_root(stored)
         check_identity(root, keys, self.log.lineage, entry)
+        known = {ref.digest: table for (_, ref), table in zip(named[1:], tables, strict=True)}
+        rest: list[tuple[str, PackTableRef | LeafRef]] = [
+            *((keys.pack_table(entry.id, n), one) for n, one in enumerate(root.pack_tables)),
+            *((keys.leaf(entry.id, n), one) for n, one in enumerate(root.leaves)),
+        ]
 
-        def read_part(number: int) -> tuple[bytes, tuple[PackInfo, ...]]:
-            part = root.pack_tables[number]
-            key = keys.pack_table(entry.id, number)
-            table = self._fetch(offer, key, part.digest.hex(), part.size)
-            first, rows = parse_pack_table(table)
-            if (first, len(rows)) != (part.first_pack, part.packs):
-                raise Corrupt(f"{key} does not hold the packs that its root says")
-            return table, rows
+        def read_rest(one: tuple[str, PackTableRef | LeafRef]) -> bytes:
+            key, ref = one
+            digest = ref.digest.hex()
+            return known.get(digest) or self._fetch(offer, key, digest, ref.size)
 
-        parts = self._runtime.scheduler.map(read_part, range(len(root.pack_tables)))
-        return RemoteManifest(root, stored, tuple(parts))
+        read = self._runtime.scheduler.map(read_rest, rest)
+        count = len(root.pack_tables)
+        parts = [
+            (table, _rows_of(table, key, part))
+            for table, (key, _), part in zip(
+                read[:count], rest[:count], root.pack_tables, strict=True
+            )
+        ]
+        return RemoteManifest(root, stored, tuple(parts), tuple(read[count:]))
 
     def _fetch(self, offer: Offer, key: str, digest: str, limit_bytes: int) -> bytes:
         if self._look_here:
@@ -389,15 +404,11 @@ class Puller:
             Conflict: Another attempt wrote other names of packs.
             FwstoreError: As `pull`.
         """
-        offer, remote, local = prepared.offer, prepared.remote, prepared.local
-        keys, snapshot = self.log.keys, offer.entry.id
-
-        def copy_leaf(number: int) -> None:
-            leaf, key = remote.root.leaves[number], keys.leaf(snapshot, number)
-            self._create(key, self._fetch(offer, key, leaf.digest.hex(), leaf.size))
-
+        remote, local = prepared.remote, prepared.local
+        keys, snapshot = self.log.keys, prepared.offer.entry.id
         scheduler = self._runtime.scheduler
-        scheduler.map(copy_leaf, range(len(remote.root.leaves)))
+        leaves = [(keys.leaf(snapshot, n), leaf) for n, leaf in enumerate(remote.leaves)]
+        scheduler.map(lambda leaf: self._create(*leaf), leaves)
         parts = [(keys.pack_table(snapshot, n), part) for n, part in enumerate(local.tables)]
         scheduler.map(lambda part: self._create(*part), parts)
         self._create(keys.root(snapshot), local.root)
@@ -436,6 +447,13 @@ class Puller:
                 raise
             return False
         return True
+
+
+def _rows_of(table: bytes, key: str, part: PackTableRef) -> tuple[PackInfo, ...]:
+    first, rows = parse_pack_table(table)
+    if (first, len(rows)) != (part.first_pack, part.packs):
+        raise Corrupt(f"{key} does not hold the packs that its root says")
+    return rows
 
 
 def _base_of(offer: Offer) -> str | None:
