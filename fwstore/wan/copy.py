@@ -1,16 +1,15 @@
 """Copying packs from other sites into the store of this one.
 
 Invariant: what becomes visible under the key of a pack is, byte for byte, what its pack table proves; it appears whole
-or not at all. After a crash at most one part of every pack under way is fetched again.
+or not at all. After a crash at most `Limits.part_bytes` of every pack under way are fetched again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import zip_longest
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -28,9 +27,9 @@ from fwstore.codec.hashing import ContentHash
 from fwstore.format.blocks import BLOCK_BYTES
 from fwstore.format.keys import staged_part
 from fwstore.format.packtable import PackInfo
-from fwstore.sched import Budget, Runtime
+from fwstore.sched import Budget, Event, Runtime
 from fwstore.store.base import ReadInto, Store, Upload
-from fwstore.wan.pieces import PackShape, Part, Piece, shape_of
+from fwstore.wan.pieces import PARTS_AT_ONCE, PackShape, Part, Piece, shape_of
 
 Throttle = Callable[[int], None]
 Lock = AbstractContextManager[object]
@@ -159,8 +158,26 @@ class _Arrived:
     staged: bool
 
 
-def _call(work: Callable[[], _Arrived | None]) -> _Arrived | None:
-    return work()
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A part that holds memory; it is written when the one before it is over, and is over itself then."""
+
+    part: Part
+    before: Event
+    over: Event
+
+
+@dataclass
+class _Progress:
+    """How far a pack is.
+
+    Attributes:
+        staged: All parts that were looked for so far stood here from an earlier attempt.
+        failed: Nothing is written any more.
+    """
+
+    staged: bool
+    failed: bool = False
 
 
 class Copier:
@@ -236,29 +253,45 @@ class Copier:
     def _write_parts(
         self, job: _Job, shape: PackShape, parts: Sequence[Part], upload: Upload
     ) -> None:
-        """Write the parts of a pack in order; while one is written the next is on its way, where memory allows that."""
-        kept = _kept(parts)
-        held, staged = 0, bool(kept)
-        arrived: _Arrived | None = None
-        try:
-            for part, following in zip_longest(parts, parts[1:]):
-                if arrived is None:
-                    self._budget.acquire(part.length)
-                    held += part.length
-                    arrived = self._arrive(job, shape, part, staged=staged)
+        """Write the parts of a pack in order; some are on their way together, as far as memory allows."""
+        part_bytes = self._runtime.limits.part_bytes
+        kept = _kept(parts, part_bytes)
+        progress = _Progress(staged=bool(kept))
+        # Whatever is not staged yet is sent again after a crash.
+        unstaged = Budget(part_bytes)
+        # What is written stands in nobody's way: the next part is asked for as soon as one is here.
+        arriving = Budget(PARTS_AT_ONCE // 2)
+
+        def bring(turn: _Turn) -> None:
+            try:
+                with arriving.reserve(1):
+                    arrived = self._arrive(job, shape, turn.part, staged=progress.staged)
                 # Parts are staged in order, so behind the first that is not there none is.
-                staged = arrived.staged
-                put = partial(self._put, job.copy, part, arrived, upload, keep=part in kept)
-                work: list[Callable[[], _Arrived | None]] = [put]
-                if following is not None and self._budget.try_acquire(following.length):
-                    held += following.length
-                    work.append(partial(self._arrive, job, shape, following, staged=staged))
-                arrived = self._runtime.scheduler.map(_call, work)[-1]
-                self._budget.release(part.length)
-                held -= part.length
-        finally:
-            if held:
-                self._budget.release(held)
+                progress.staged = progress.staged and arrived.staged
+                turn.before.wait()
+                if not progress.failed:
+                    self._put(job.copy, turn.part, arrived, upload, keep=turn.part in kept)
+            except BaseException:
+                progress.failed = True
+                raise
+            finally:
+                turn.over.set()
+                self._budget.release(turn.part.length)
+                unstaged.release(turn.part.length)
+
+        turns = self._turns(parts, unstaged)
+        self._runtime.scheduler.map(bring, turns, limit=PARTS_AT_ONCE)
+
+    def _turns(self, parts: Sequence[Part], unstaged: Budget) -> Iterator[_Turn]:
+        """Yield the parts of a pack in order, each once there is memory for it."""
+        before = self._runtime.scheduler.event()
+        before.set()
+        for part in parts:
+            unstaged.acquire(part.length)
+            self._budget.acquire(part.length)
+            turn = _Turn(part, before, self._runtime.scheduler.event())
+            yield turn
+            before = turn.over
 
     def _arrive(self, job: _Job, shape: PackShape, part: Part, *, staged: bool) -> _Arrived:
         """Return the bytes of a part, verified: those that an earlier attempt has staged, else those of a source."""
@@ -375,7 +408,7 @@ class Copier:
         self._store.put(key, [content], mode="overwrite")
 
     def _drop_staged(self, copy: PackCopy, parts: Sequence[Part]) -> None:
-        kept = _kept(parts)
+        kept = _kept(parts, self._runtime.limits.part_bytes)
         if kept:
             # What cannot be deleted now goes with the next collection.
             with suppress(FwstoreError):
@@ -384,9 +417,10 @@ class Copier:
                 )
 
 
-def _kept(parts: Sequence[Part]) -> Sequence[Part]:
-    """Return the parts of a pack that are staged: when the last but one is written the last is on its way, and the pack nearly done."""
-    return parts[:-2]
+def _kept(parts: Sequence[Part], part_bytes: int) -> Sequence[Part]:
+    """Return the parts of a pack that are staged: those at its end are sent again as cheaply as any others."""
+    lengths = accumulate(part.length for part in reversed(parts))
+    return parts[: len(parts) - sum(length <= part_bytes for length in lengths)]
 
 
 def _told(error: FwstoreError, supply: Supply, key: str) -> FwstoreError:

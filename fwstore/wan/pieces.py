@@ -24,6 +24,9 @@ from fwstore.format.footer import parse_footer
 from fwstore.format.packtable import PackInfo
 from fwstore.plan.coalesce import plan_coalesce
 
+# So many parts of a pack are under way together: half of them on the link, half on their way into the store.
+PARTS_AT_ONCE = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -44,7 +47,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive pieces: what is sent again at most after a crash."""
+    """Consecutive pieces, staged together; `PARTS_AT_ONCE` of them are sent again at most after a crash."""
 
     offset: int
     length: int
@@ -90,8 +93,7 @@ class PackShape:
             for found in requests
         ]
         spans = [(piece.offset, piece.length) for piece in pieces]
-        # Two are under way at once.
-        parts = plan_coalesce(spans, gap_bytes=0, request_bytes=limits.part_bytes // 2)
+        parts = plan_coalesce(spans, gap_bytes=0, request_bytes=limits.part_bytes // PARTS_AT_ONCE)
         return [
             Part(found.offset, found.length, tuple(pieces[index] for index in found.indices))
             for found in parts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,18 +12,20 @@ import pytest
 from fwstore.base.errors import Corrupt, NotFound, Unavailable
 from fwstore.codec.hashing import ContentHash
 from fwstore.content.footers import Pack
-from fwstore.sched import Runtime
+from fwstore.sched import Runtime, ThreadScheduler
 from fwstore.store.base import Store
 from fwstore.store.memory import MemoryStore
 from fwstore.wan.copy import SILENT_S, Copier, CopyTally, PackCopy, Supply
-from support.faults import Crash, Fault, FaultyStore, Operation, crash_at, every_crash
+from support.faults import Crash, Fault, FaultyStore, Operation, Plan, crash_at, every_crash
+from support.lineages import TestClock
 from support.snapshots import Site, make_runtime
 
 PART = 6_000
 
 
-def small_runtime(part_bytes: int = PART) -> Runtime:
-    return make_runtime(seed=3, part_bytes=part_bytes, read_request_bytes=2_500, pack_bytes=30_000)
+def small_runtime(**limits: Any) -> Runtime:
+    small = {"part_bytes": PART, "read_request_bytes": 2_500, "pack_bytes": 30_000}
+    return make_runtime(None, 3, **{**small, **limits})
 
 
 def saved(codes: int = 1) -> tuple[MemoryStore, list[Pack]]:
@@ -142,7 +146,7 @@ def test_the_next_source_goes_on_where_one_dies_in_the_middle() -> None:
 
 def test_who_is_silent_is_asked_last_for_a_while_and_nobody_else_is() -> None:
     source, packs = saved()
-    runtime, target = small_runtime(), MemoryStore(make_runtime())
+    runtime, target = replace(small_runtime(), clock=TestClock()), MemoryStore(make_runtime())
     empty = FaultyStore(MemoryStore(make_runtime()))
     silent = FaultyStore(source, lambda o: "fail")
     supplies = [Supply("empty", empty), Supply("silent", silent), Supply("whole", source)]
@@ -219,3 +223,25 @@ def test_a_dead_process_leaves_nothing_visible() -> None:
             copy(dying, packs, source)
         for info in target.list("packs/"):
             assert same(source, target, [p for p in packs if p.key == info.key])
+
+
+def fails_from(number: int) -> Plan:
+    return lambda operation: "fail" if operation.number >= number else None
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 12])
+def test_a_part_that_does_not_come_ends_its_pack_and_gives_all_memory_back(threads: int) -> None:
+    """Other parts of it wait for their turn, and other packs for memory, when it fails."""
+    source, packs = saved()
+    runtime = small_runtime(inflight_bytes=PART)
+    scheduler = ThreadScheduler(threads)
+    target = MemoryStore(make_runtime())
+    copier = Copier(target, replace(runtime, scheduler=scheduler), ContentHash())
+    for number in range(1, 20):
+        broken = FaultyStore(source, fails_from(number))
+        with pytest.raises(Unavailable):
+            copier.copy(copies(packs, Supply("near", broken)))
+        target.delete([info.key for info in target.list("")])
+    copier.copy(copies(packs, Supply("near", source)))
+    assert same(source, target, packs)
+    scheduler.close()
