@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 
 import fwstore
 from benchmarks.common.meter import Meter, open_metered
@@ -70,18 +71,28 @@ def measure(trial: Trial) -> Figures:
     """Commit what all ranks of a job bring; then find what one of them would load."""
     job, meter = JOBS[trial.subject], Meter()
     with open_metered(URL, meter) as repository:
-        figures, mine = save(repository, job, meter)
+        figures, mine = save(repository, job, meter, trial.back_memory)
     with open_metered(URL, meter) as repository:
         return figures | load(repository, mine, meter)
 
 
-def save(repository: fwstore.Repository, job: Job, meter: Meter) -> tuple[Figures, list[int]]:
-    """Commit what all ranks bring; return what it cost, and the numbers of the packs of one shard."""
+def save(
+    repository: fwstore.Repository, job: Job, meter: Meter, ready: Callable[[], None]
+) -> tuple[Figures, list[int]]:
+    """Commit what all ranks bring; return what it cost, and the numbers of the packs of one shard.
+
+    Args:
+        repository: Empty.
+        job: Whose ranks bring it.
+        meter: Counts requests.
+        ready: Called before the clock starts.
+    """
     run = repository.run("bench")
     ticket = run.begin_save()
     label = f"{ticket.name}@{ticket.generation}"
     brought = job.messages(LineageRef(label, ticket.lineage), ticket.term)
     messages = [encode_part(Part(ticket.step, (message,))) for message in brought]
+    ready()
     meter.clear()
     started = time.process_time()
     checkpoint = run.commit_save(ticket, messages)

@@ -66,7 +66,10 @@ def test_everybody_is_measured_with_a_version(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "question", [planning, fragments, growth, records], ids=lambda m: m.QUESTION.name
 )
-def test_a_trial_gives_every_figure(question: ModuleType, tmp_path: Path) -> None:
+def test_a_trial_gives_every_figure(
+    question: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trial, "back_memory", lambda _: None)
     smallest = min(question.QUESTION.points, key=lambda point: point.size)
     measured = question.measure(Trial(smallest.subject, tmp_path, 0, tmp_path))
     assert set(measured) == {figure.name for figure in question.QUESTION.figures}
