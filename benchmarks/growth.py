@@ -6,6 +6,7 @@ themselves are left out. The store is memory: requests and rounds are counted, a
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ QUESTION = Question(
     subjects=tuple(JOBS),
     figures=(
         Figure("commit_s", "leader: from all contributions to the record, CPU"),
+        Figure("commit_user_s", "the same without the kernel, which gives memory at first touch"),
         Figure("peak_mib", "leader: memory, all contributions included", "MiB"),
         Figure("message_bytes", "contribution of a rank", "bytes"),
         Figure("metadata_mb", "leaves, pack tables and root", "MB"),
@@ -94,10 +96,11 @@ def save(
     messages = [encode_part(Part(ticket.step, (message,))) for message in brought]
     ready()
     meter.clear()
-    started = time.process_time()
+    started, before = time.process_time(), os.times().user
     checkpoint = run.commit_save(ticket, messages)
     figures = {
         "commit_s": time.process_time() - started,
+        "commit_user_s": os.times().user - before,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "message_bytes": sum(map(len, messages)) / len(messages),
         "metadata_mb": meter.bytes / 1e6,

@@ -16,7 +16,7 @@ from benchmarks.movers.base import half_changed, same_bytes
 from benchmarks.peers.floors import Bytes
 
 LINK = 300e6, 0.020
-SAVES = 3
+SAVES = 2
 
 QUESTION = Question(
     name="takeover",
