@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from fwstore.base.errors import Corrupt, FwstoreError
 from fwstore.format.condemned import parse_condemned
-from fwstore.format.keys import LineageKeys, parse_pack_key
+from fwstore.format.keys import LineageKeys, parse_pack_key, parse_retired_key
 from fwstore.format.packtable import parse_pack_table
 from fwstore.format.root import parse_root
 from sim.ledger import Ledger, Saved
@@ -73,6 +73,8 @@ class Judge:
         self._opened: dict[tuple[str, int], str] = {}
         self._born: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        # Sites that somebody began to retire.
+        self._given_up: set[str] = set()
         self._homes: dict[str, str] = {}
 
     def ledger(self, place: str, label: str) -> Ledger:
@@ -96,6 +98,8 @@ class Judge:
             uuid = json.loads(content)["lineage"]
             if self._born.setdefault(key, uuid) != uuid:
                 self._accuse(f"{key} at {place.name} is another lineage than elsewhere")
+        elif (given_up := parse_retired_key(key)) is not None:
+            self._given_up.add(given_up[0])
 
     def deleted(self, place: Place, key: str) -> None:
         """Look at what has just gone."""
@@ -210,7 +214,8 @@ class Judge:
     def _check_unheld(self, ledger: Ledger, body: dict[str, Any], what: str) -> None:
         """Refuse to end a hold on which its home still counts."""
         saved = ledger.holds.get(body["pin"]) if body["kind"] == "unpin" else None
-        if saved is None:
+        # A site that is given up takes along what it counted on.
+        if saved is None or self._homes[body["pin"]] in self._given_up:
             return
         home = self.ledger(self._names[self._homes[body["pin"]]], ledger.label)
         if home.awaits(saved):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fwstore.base.errors import FwstoreError
+from fwstore.base.errors import FwstoreError, NotFound
 from fwstore.checkpoint.outposts import Outposts
 from fwstore.codec.hashing import ContentHash
 from fwstore.format.packtable import PackInfo
@@ -63,7 +63,8 @@ class Post:
         if self._log is None:
             keys, runtime = self._saver.term.keys, self._process.runtime
             lineage = read_lineage(self._process.store, keys)
-            assert lineage is not None
+            if lineage is None:
+                raise NotFound(f"{keys.label} is not to be seen, which a stale answer can do")
             claim_name(self._site.store, keys.name, runtime)
             birth(self._site.store, lineage, runtime)
             self._log = open_log(self._site.store, lineage, runtime, read_packs)
